@@ -1,0 +1,41 @@
+"""What changes only the speed: never a DVC parameter, so that more workers retrain nothing."""
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from mimcore.definition import Definition
+from mimcore.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Execution(Definition):
+    """The ``execution`` block of ``params.yaml``."""
+
+    #: ``auto`` takes a CUDA GPU if there is one.
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    #: CPU threads of one process; 0 takes every core that the process may use.
+    threads: int = Field(0, ge=0)
+    #: Threads that read and decode images ahead of the training step; 0 decodes in the training thread.
+    workers: int = Field(1, ge=0)
+    #: Memory for decoded images, MiB: a data set that fits is decoded once per process.
+    image_cache_mib: int = Field(1024, ge=0)
+    #: Seconds between checkpoints of a run in progress.
+    checkpoint_seconds: float = Field(60, gt=0)
+
+    def start(self) -> "torch.device":
+        """Set the number of threads and return the device.
+
+        Raises:
+            UserError: a GPU is asked for and there is none.
+        """
+        import torch
+
+        torch.set_num_threads(self.threads or len(os.sched_getaffinity(0)))
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("execution.device: 'cuda' is asked for, but torch sees no GPU; use 'auto' or 'cpu'.")
+        use_cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        return torch.device("cuda" if use_cuda else "cpu")

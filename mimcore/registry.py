@@ -1,0 +1,51 @@
+"""A name in ``params.yaml`` is the name of a module; it is imported when asked for."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from mimcore.definition import nearest
+from mimcore.errors import UserError
+
+Kind = Literal["format", "strategy", "objective", "task", "law"]
+
+#: Where each kind of module lives below ``mimcore``. A module that starts with an underscore is not offered.
+FOLDERS: dict[Kind, str] = {
+    "format": "data/formats",
+    "strategy": "sampling/strategies",
+    "objective": "objectives",
+    "task": "evaluation",
+    "law": "scaling/laws",
+}
+
+#: What a module of a kind must define to be one; helpers in the same folder lack it and are not offered.
+ENTRY: dict[Kind, str] = {
+    "format": "def list_shards",
+    "strategy": "def draw",
+    "objective": "class Objective",
+    "task": "def evaluate",
+    "law": "class Law",
+}
+
+
+def names(kind: Kind) -> list[str]:
+    """List the modules of a kind, without importing any."""
+    folder = Path(__file__).parent / FOLDERS[kind]
+    return sorted(
+        file.stem
+        for file in folder.glob("*.py")
+        if not file.stem.startswith("_") and f"\n{ENTRY[kind]}" in file.read_text(encoding="utf-8")
+    )
+
+
+def load(kind: Kind, name: str) -> ModuleType:
+    """Import the module called ``name``.
+
+    Raises:
+        UserError: if there is none, with the nearest names.
+    """
+    known = names(kind)
+    if name not in known:
+        raise UserError(f"there is no {kind} called '{name}'; {nearest(name, known)}")
+    return importlib.import_module(f"mimcore.{FOLDERS[kind].replace('/', '.')}.{name}")
