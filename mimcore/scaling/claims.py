@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mimcore.scaling.numbers import signed
 from mimcore.scaling.statistics import Interval, student
 from mimcore.scaling.table import VAL_LOSS, Run, Setting, by_size, settings_of
 
@@ -160,12 +161,14 @@ def _judge(objective: str, effects: Mapping[str, Effects], confidence: float, wh
 
 def _sentence(overall: Interval, alone: Sequence[Interval], confidence: float, what: str) -> str:
     verdicts = [verdict(one) for one in alone]
-    size = f"{what[:1].upper()}{what[1:]} is {overall.estimate:+.3g}"
-    if overall.low is None:
+    size = f"{what[:1].upper()}{what[1:]} is {signed(overall.estimate)}"
+    if overall.low is None or overall.high is None:
         seeds = "one seed" if overall.count == 1 else "no seed in common to all settings"
         return f"{size} ({seeds}: no interval)."
-    size += f" ({100 * confidence:g} % interval {overall.low:+.3g} to {overall.high:+.3g}, {overall.count} seeds)"
+    size += f" ({100 * confidence:g} % interval {signed(overall.low)} to {signed(overall.high)}, {overall.count} seeds)"
     if len(alone) == 1:
         return f"{size}."
-    against = f" and contradicted in {verdicts.count('contradicted')}" if "contradicted" in verdicts else ""
-    return f"{size}, the mean of {len(alone)} settings; by itself it is shown in {verdicts.count('shown')}{against}."
+    against = f" and {verdicts.count('contradicted')} contradict it" if "contradicted" in verdicts else ""
+    return (
+        f"{size}, the mean of {len(alone)} settings; taken alone, {verdicts.count('shown')} of them show it{against}."
+    )

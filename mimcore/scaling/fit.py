@@ -48,6 +48,9 @@ class Config(Definition):
     #: A validation loss has risen again if it ends above its lowest value by more than this fraction of it (and by more
     #: than twice the seed noise). In Xie et al. 2023 the clear cases rise by 4 % and more, the doubtful one by 0.3 %.
     margin: float = Field(0.01, ge=0)
+    #: Leave the sizes at which the validation loss rose again out of the laws of their setting, if enough sizes remain: an
+    #: over-fitted run is in another regime. What is left out is listed with the fit.
+    exclude_risen: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Points:
     def complement(self) -> bool:
         """Whether ``y`` is 1 - value."""
         return self.measure.higher_is_better
+
+    def without(self, sizes: frozenset[int]) -> "Points":
+        """Leave out the points of some sizes."""
+        kept = ~np.isin(self.n, list(sizes))
+        return Points(self.setting, self.measure, self.n[kept], self.value[kept], self.y[kept])
 
     def values(self, y: Array) -> Array:
         """Turn ``y`` back into the metric."""
@@ -95,7 +103,7 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
         rows, confidence=config.confidence, margin=config.margin, bootstrap=config.bootstrap, seed=config.seed
     )
     fits = [
-        _fit_curve(law, points, config, diagnostics.risen_sizes(diagnosed, setting))
+        _fit_curve(law, points, config, frozenset(diagnostics.risen_sizes(diagnosed, setting)))
         for setting in settings_of(runs)
         for measure in headlines_of(rows)
         if (points := _points(runs, setting, measure)) is not None
@@ -121,13 +129,17 @@ def _points(runs: Sequence[Run], setting: Setting, measure: Measure) -> Points |
     return Points(setting, measure, n, value, 1 - value if measure.higher_is_better else value)
 
 
-def _fit_curve(law: Curve, points: Points, config: Config, risen: Sequence[int]) -> dict[str, Any]:
+def _fit_curve(law: Curve, points: Points, config: Config, risen: frozenset[int]) -> dict[str, Any]:
     entry: dict[str, Any] = {
         **points.setting._asdict(),
         **points.measure._asdict(),
         "quantity": f"1 - {points.measure.metric}" if points.complement else points.measure.metric,
         "points": _means(points),
+        "left_out": [],
     }
+    kept = points.without(risen)
+    if config.exclude_risen and len(np.unique(kept.n)) >= len(law.parameters):
+        points, entry["left_out"], risen = kept, sorted(risen), frozenset()
     reason = _reason_not_to_fit(law, points)
     if reason:
         return {**entry, "fitted": False, "note": f"not fitted: {reason}"}
@@ -141,7 +153,8 @@ def _fit_curve(law: Curve, points: Points, config: Config, risen: Sequence[int])
     return {
         **entry,
         "fitted": True,
-        "note": _note(law, replicates, risen, config.confidence),
+        "note": _note(replicates, risen, entry["left_out"]),
+        "vague": _is_vague(law, replicates, config.confidence),
         "misfit": _misfit(law, parameters, points),
         "parameters": {
             name: dict(zip(("value", "low", "high"), interval, strict=True))
@@ -177,21 +190,30 @@ def _number(points: Points, y: float) -> str:
     return f"{1 - y if points.complement else y:.4g}"
 
 
-def _note(law: Curve, replicates: Array | None, risen: Sequence[int], confidence: float) -> str | None:
-    """What a reader of the parameters must know, in sentences; None if nothing."""
+def _note(replicates: Array | None, risen: frozenset[int], left_out: Sequence[int]) -> str | None:
+    """What a reader of the law must know, in sentences; None if nothing."""
     found = []
+    if left_out:
+        found.append(f"fitted without {_sizes(left_out)} images, where the validation loss rose again")
     if risen:
-        sizes = ", ".join(str(size) for size in risen)
-        found.append(f"the validation loss rose again at {sizes} images, so that the curve mixes two regimes")
+        found.append(f"mixes two regimes: the validation loss rose again at {_sizes(sorted(risen))} images")
     if replicates is None:
-        found.append("no intervals, since one run per size and no more sizes than parameters leave no measure of noise")
-    elif "exponent" in law.parameters:
-        low, high = _quantiles(replicates[:, law.parameters.index("exponent")], confidence)
-        if high > VAGUE * low:
-            found.append(
-                f"the exponent is not pinned down ({low:.2g} to {high:.2g}), so read the curve, not the parameters"
-            )
+        found.append("no intervals: one run per size and no more sizes than parameters leave no measure of noise")
     return "; ".join(found) + "." if found else None
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    return ", ".join(f"{size:,}" for size in sizes)
+
+
+def _is_vague(law: Curve, replicates: Array | None, confidence: float) -> bool:
+    """Whether the exponent is too uncertain to be quoted; the curve may still be sure."""
+    if replicates is None:
+        return True
+    if "exponent" not in law.parameters:
+        return False
+    low, high = _quantiles(replicates[:, law.parameters.index("exponent")], confidence)
+    return bool(high > VAGUE * low)
 
 
 def _misfit(law: Curve, parameters: Array, points: Points) -> float | None:
