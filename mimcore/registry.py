@@ -24,7 +24,7 @@ ENTRY: dict[Kind, str] = {
     "format": "def list_shards",
     "strategy": "def draw",
     "objective": "class Objective",
-    "task": "def evaluate",
+    "task": "def evaluate(",
     "law": "class Law",
 }
 

@@ -83,7 +83,9 @@ class Encoder:
     def fresh(self, **overrides: Any) -> "Encoder":
         """Make a new copy of the weights in a model built with other options (``drop_path_rate``, ``num_classes``, ``img_size``).
 
-        timm resamples the positions where ``img_size`` differs; a new head keeps its own initialisation.
+        timm resamples the positions where ``img_size`` differs; a new head keeps its own initialisation. With
+        ``global_pool="avg"`` timm has a norm after the pooling in the place of the final norm: it starts afresh, as in
+        MAE's fine-tuning.
         """
         kwargs = self.kwargs | overrides
         module = create(self.model_name, kwargs)
@@ -92,6 +94,8 @@ class Encoder:
             state["pos_embed"] = timm.layers.resample_abs_pos_embed(
                 state["pos_embed"], list(module.patch_embed.grid_size), num_prefix_tokens=module.num_prefix_tokens
             )
+        if not isinstance(module.fc_norm, nn.Identity):
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("norm.")}
         missing, unexpected = module.load_state_dict(state, strict=False)
         if unexpected or [name for name in missing if not name.startswith(("head.", "fc_norm."))]:
             raise ValueError(f"the copy's weights differ: missing {missing}, unexpected {unexpected}")
@@ -107,7 +111,9 @@ def create(model_name: str, kwargs: Mapping[str, Any]) -> VisionTransformer:
     """
     known = timm.list_models(module="vision_transformer")
     if model_name not in known:
-        raise UserError(f"models.architecture: timm has no vision transformer '{model_name}'; {nearest(model_name, known)}")
+        raise UserError(
+            f"models.architecture: timm has no vision transformer '{model_name}'; {nearest(model_name, known)}"
+        )
     model = timm.create_model(model_name, **kwargs)
     if not isinstance(model, VisionTransformer):
         raise UserError(f"models.architecture: '{model_name}' is not a plain vision transformer; choose one that is.")

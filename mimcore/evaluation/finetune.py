@@ -1,0 +1,130 @@
+"""End-to-end fine-tuning for classification, by MAE's recipe (He et al. 2022, appendix A.1, table 9).
+
+Of that recipe RandAugment and random erasing are missing: augmentation is a random crop and mirror image, on the device.
+The head is MAE's: mean over the patches, layer norm, linear.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+
+from mimcore.evaluation.augment import random_resized_crop
+from mimcore.evaluation.features import ahead, autocast
+from mimcore.evaluation.recipe import Recipe, encoder_groups, order, train
+from mimcore.evaluation.task import (
+    Context,
+    Data,
+    Images,
+    Metric,
+    Needs,
+    Value,
+    accuracy,
+    class_count,
+    labels_of,
+    seeded,
+)
+from mimcore.models.encoder import Encoder
+
+METRICS = {"top1": Metric("Top-1 accuracy after fine-tuning")}
+PIXELS = False
+NEEDS: Needs = "labels"
+
+
+class Config(Recipe):
+    """Options of fine-tuning; defaults without a source of their own are from MAE's table 9."""
+
+    batch_size: int = Field(1024, ge=2)
+    #: Peak learning rate of a batch of 256 images; it grows in proportion to the batch (Goyal et al. 2017).
+    base_learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    layer_decay: float = Field(0.75, gt=0, le=1)
+    #: Share of the target that is spread over all classes.
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    #: Parameter of the beta distribution of mixup (Zhang et al. 2018); 0 turns it off.
+    mixup: float = Field(0.8, ge=0)
+    #: Parameter of the beta distribution of cutmix (Yun et al. 2019); 0 turns it off. With both, each batch draws one.
+    cutmix: float = Field(1.0, ge=0)
+    #: ``random_resized_crop`` with mirror images, or ``none``.
+    augmentation: str = Field("random_resized_crop", pattern="^(random_resized_crop|none)$")
+    #: Least and greatest share of the area that a crop keeps (timm's and torchvision's default, used by MAE).
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Config":
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ValueError(f"batch_size {self.batch_size} must be even, since mixup and cutmix pair the images")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale {self.crop_scale} must rise within (0, 1]")
+        return self
+
+
+def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> dict[str, Value]:
+    """Fine-tune a copy of the encoder and return the top-1 accuracy on the test images.
+
+    Raises:
+        UserError: the loss stops being finite.
+    """
+    classes = class_count(data, context.where)
+    with seeded(context.seed, context.device):
+        tuned = encoder.fresh(num_classes=classes, global_pool="avg", drop_path_rate=config.drop_path_rate)
+        # The released code of MAE (main_finetune.py) starts the head near zero.
+        nn.init.trunc_normal_(tuned.module.head.weight, std=2e-5)
+        tuned.module.to(context.device).train()
+        peak = config.base_learning_rate * config.batch_size / 256
+        train(
+            encoder_groups(tuned.module, config),
+            peak,
+            _losses(tuned, classes, config, data.train, context),
+            config,
+            context,
+        )
+    return {"top1": accuracy(_correct(tuned, data.test, config, context))}
+
+
+def _losses(tuned: Encoder, classes: int, config: Config, images: Images, context: Context) -> Callable[[int], Tensor]:
+    """Make the function from a step to its loss."""
+    labels = labels_of(images)
+    generator = torch.Generator().manual_seed(context.seed)
+    mixup: Mixup | None = None
+    criterion: nn.Module = LabelSmoothingCrossEntropy(config.label_smoothing)
+    if config.mixup or config.cutmix:
+        mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
+        criterion = SoftTargetCrossEntropy()
+
+    def read(positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(images.get(positions)), labels[positions]
+
+    batches = ahead(read, order(len(images), config.batch_size, config.steps, context.seed), context.workers)
+
+    def losses(step: int) -> Tensor:
+        pixels, target = (part.to(context.device, non_blocking=True) for part in next(batches))
+        pixels = tuned.normalize(pixels)
+        if config.augmentation == "random_resized_crop":
+            pixels = random_resized_crop(pixels, config.crop_scale, generator)
+        if mixup is not None:
+            pixels, target = mixup(pixels, target)
+        with autocast(context.device, config.precision):
+            scores = tuned.module(pixels)
+        loss: Tensor = criterion(scores.float(), target)
+        return loss
+
+    return losses
+
+
+def _correct(tuned: Encoder, images: Images, config: Config, context: Context) -> Tensor:
+    """Which test images are classified correctly, bool ``(N,)``."""
+    tuned.module.eval()
+    positions = np.split(np.arange(len(images)), range(256, len(images), 256))
+    answers: list[Tensor] = []
+    with torch.inference_mode():
+        for batch in ahead(images.get, positions, context.workers):
+            with autocast(context.device, config.precision):
+                scores = tuned.module(tuned.normalize(torch.from_numpy(batch).to(context.device)))
+            answers.append(scores.argmax(dim=1).cpu())
+            context.progress("testing", sum(map(len, answers)), len(images))
+    return torch.cat(answers) == labels_of(images)

@@ -1,0 +1,1 @@
+"""Heads that tasks put on an encoder."""

@@ -1,0 +1,124 @@
+"""How a task trains an encoder end to end: AdamW, layer-wise learning rates, warmup and cosine."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from timm.optim import param_groups_layer_decay
+from torch import Tensor, nn
+
+from mimcore.errors import UserError
+from mimcore.evaluation.task import Context, Precision, TaskConfig
+
+#: Steps between looks at the loss: each makes an accelerator wait.
+LOOK = 10
+
+
+class Recipe(TaskConfig):
+    """Options of the tasks that train the encoder."""
+
+    #: Length of the training in images, repeats and all; a multiple of ``batch_size``.
+    images_seen: int = Field(ge=1)
+    #: Images of one step, on all devices together.
+    batch_size: int = Field(ge=1)
+    #: Share of the training with a rising learning rate; 5 of 100 epochs in MAE (He et al. 2022, table 9).
+    warmup_fraction: float = Field(0.05, ge=0, lt=1)
+    #: Decoupled weight decay; norms, biases, positions and the class token have none.
+    weight_decay: float = Field(ge=0)
+    #: Learning rate of a block relative to the one above it (Clark et al. 2020; Bao et al. 2021).
+    layer_decay: float = Field(gt=0, le=1)
+    #: Stochastic depth of the last block, rising linearly from 0 at the first (Huang et al. 2016).
+    drop_path_rate: float = Field(0.1, ge=0, lt=1)
+    #: Precision of the encoder's forward pass; weights and losses are float32.
+    precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> "Recipe":
+        if self.images_seen % self.batch_size:
+            near = max(1, round(self.images_seen / self.batch_size)) * self.batch_size
+            raise ValueError(
+                f"images_seen {self.images_seen} is not a multiple of batch_size {self.batch_size}; {near} is the nearest"
+            )
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimiser."""
+        return self.images_seen // self.batch_size
+
+
+def rate(step: int, steps: int, warmup_fraction: float) -> float:
+    """Factor of the learning rate at a step: a linear rise from 0, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
+    warmup = round(steps * warmup_fraction)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def encoder_groups(module: nn.Module, config: Recipe, scale: float = 1.0) -> list[dict[str, Any]]:
+    """Parameter groups of a timm vision transformer, with ``lr_scale`` falling from ``scale`` at its last layer."""
+    skip = module.no_weight_decay()  # type: ignore[operator]
+    groups: list[dict[str, Any]] = param_groups_layer_decay(
+        module, weight_decay=config.weight_decay, no_weight_decay_list=skip, layer_decay=config.layer_decay
+    )
+    return [group | {"lr_scale": group["lr_scale"] * scale} for group in groups]
+
+
+def head_groups(parameters: list[nn.Parameter], config: Recipe) -> list[dict[str, Any]]:
+    """Parameter groups of what is new: the full learning rate, and weight decay on matrices and kernels only."""
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay, "lr_scale": 1.0},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "lr_scale": 1.0},
+    ]
+
+
+def order(images: int, batch_size: int, steps: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the positions of each step's images, int64 ``(batch_size,)``: one permutation after another, without a gap."""
+    random = np.random.default_rng(seed)
+    waiting = np.empty(0, np.int64)
+    for _ in range(steps):
+        while len(waiting) < batch_size:
+            waiting = np.concatenate([waiting, random.permutation(images)])
+        yield waiting[:batch_size]
+        waiting = waiting[batch_size:]
+
+
+def train(
+    groups: list[dict[str, Any]],
+    learning_rate: float,
+    losses: Callable[[int], Tensor],
+    config: Recipe,
+    context: Context,
+) -> None:
+    """Train with AdamW (betas 0.9, 0.999: He et al. 2022, table 9; Li et al. 2022, appendix A.2).
+
+    Args:
+        groups: parameters with their ``lr_scale``.
+        learning_rate: its peak, where ``lr_scale`` is 1.
+        losses: maps a step to its loss, a scalar with a gradient.
+        config: length and schedule.
+        context: progress.
+
+    Raises:
+        UserError: the loss stops being finite.
+    """
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999))
+    for step in range(config.steps):
+        factor = learning_rate * rate(step, config.steps, config.warmup_fraction)
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["lr_scale"]
+        loss = losses(step)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if step % LOOK == LOOK - 1 or step == config.steps - 1:
+            done = (step + 1) * config.batch_size
+            if not bool(torch.isfinite(loss)):
+                raise UserError(
+                    f"{context.where}: the loss is not finite after {done} of {config.images_seen} images; lower the "
+                    "learning rate, lengthen warmup_fraction, or use precision 'float32'."
+                )
+            context.progress("training", done, config.images_seen)
