@@ -1,0 +1,1 @@
+"""What the grid of runs says: tables, laws, diagnostics and the report. Nothing here imports torch."""

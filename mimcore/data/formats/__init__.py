@@ -1,0 +1,1 @@
+"""How the images of a pool are kept: one module a format."""

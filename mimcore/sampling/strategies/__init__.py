@@ -1,0 +1,1 @@
+"""Which images are drawn: one module a strategy."""

@@ -1,0 +1,235 @@
+"""The command line: one verb per stage. It parses, calls and prints; every import of work is inside its verb."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mimcore import layout
+from mimcore.errors import UserError
+from mimcore.study import Study
+
+app = typer.Typer(
+    name="mimcore",
+    help="Scaling studies of masked image modeling. A study is declared in params.yaml; 'dvc repro' runs the stages below that are stale.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Params = Annotated[Path, typer.Option("--params", help="The study file.")]
+PARAMS = Path("params.yaml")
+PREPARE, WORK, ANSWER = "Set up", "Stages (run by 'dvc repro')", "Look"
+
+
+@app.command(rich_help_panel=PREPARE)
+def use(
+    study: Annotated[Path, typer.Argument(help="A study file, such as studies/digits.yaml.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a params.yaml that you have edited.")] = False,
+) -> None:
+    """Put a study in force: check it and copy it to params.yaml."""
+    chosen = Study.read(study)
+    chosen.check()
+    ready = {file.read_bytes() for file in Path("studies").glob("*.yaml")}
+    if PARAMS.exists() and PARAMS.read_bytes() not in ready and not force:
+        raise UserError(
+            "params.yaml holds edits of your own that no file of studies/ has; save it there under a name, or add --force to replace it."
+        )
+    from mimcore.artifacts import file
+
+    with file(PARAMS) as part:
+        part.write_bytes(study.read_bytes())
+    grid = chosen.grid
+    print(f"params.yaml is now '{grid.title}': {len(chosen.runs)} runs, tasks {', '.join(grid.tasks)}. Next: dvc repro")
+
+
+@app.command(rich_help_panel=PREPARE)
+def scan(
+    pools: Annotated[list[str] | None, typer.Argument(help="Names of pools; all of the study's if none is given.")] = None,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Pin the pool as it is now, where it has changed.")] = False,
+    params: Params = PARAMS,
+) -> None:
+    """List the files of a pool and pin that snapshot in listings/, which git keeps."""
+    from mimcore.data.listing import scan as scan_pool
+    from mimcore.data.pool import load_pool
+
+    study = Study.read(params)
+    for name in pools or study.grid.pools:
+        pool = load_pool(name, study.options("pools", name), Path.cwd())
+        print(scan_pool(pool, layout.listing(name), adopt))
+
+
+@app.command(rich_help_panel=PREPARE)
+def check(params: Params = PARAMS, out: Annotated[Path | None, typer.Option(help="Write a small JSON file if all is well.")] = None) -> None:
+    """Check every definition of the study and name all mistakes at once."""
+    from mimcore.artifacts import write_json
+
+    study = Study.read(params)
+    study.check()
+    if out is not None:
+        write_json(out, {"valid": True})
+    print(f"{params}: {len(study.runs)} runs, no mistake found.")
+
+
+@app.command(rich_help_panel=WORK)
+def index(pool: str, params: Params = PARAMS) -> None:
+    """Index the images of a pool: one row per image, broken ones set aside."""
+    from mimcore.artifacts import Provenance
+    from mimcore.data.index import build_index
+
+    options = Study.read(params).options("pools", pool)
+    output, listing = layout.index(pool), layout.listing(pool)
+    with Provenance(layout.provenance(output), f"index {pool}", options, {"listing": str(listing)}):
+        card = build_index(pool, options, listing, output, Path.cwd(), layout.SCRATCH)
+    print(f"{pool}: {card['train']:,} training and {card['val']:,} validation images, {len(card['skipped'])} set aside.")
+
+
+@app.command(rich_help_panel=WORK)
+def sample(subset: str, seed: str, params: Params = PARAMS) -> None:
+    """Draw a subset of a pool."""
+    from mimcore.artifacts import Provenance
+    from mimcore.sampling.draw import sample as draw
+
+    study = Study.read(params)
+    options, pool = study.options("subsets", subset), study.pool_of("subsets", subset)
+    output = layout.subset(subset, seed)
+    with Provenance(layout.provenance(output), f"sample {subset} {seed}", options, {"index": pool}):
+        card = draw(subset, options, seed, study.options("pools", pool), layout.index(pool), output, Path.cwd())
+    print(f"{subset}-{seed}: {card['images']:,} of {pool}'s images.")
+
+
+@app.command(rich_help_panel=WORK)
+def examples(task: str, params: Params = PARAMS) -> None:
+    """Choose the labelled images that a task trains and tests on."""
+    from mimcore.artifacts import Provenance
+    from mimcore.sampling.examples import choose
+
+    study = Study.read(params)
+    options, pool = study.declared_task(task), study.pool_of("tasks", task)
+    output = layout.examples(task)
+    with Provenance(layout.provenance(output), f"examples {task}", options, {"index": pool}):
+        card = choose(task, options, layout.index(pool), output)
+    print(f"{task}: {card['train']:,} images to train on, {card['test']:,} to test on.")
+
+
+@app.command(rich_help_panel=WORK)
+def pretrain(run: str, params: Params = PARAMS) -> None:
+    """Pretrain one run of the study; a run that was interrupted goes on from its last checkpoint."""
+    from mimcore.training.pretrain import pretrain as work
+
+    study = Study.read(params)
+    declared, at = study.declared_run(run), study.runs[run]
+    output = layout.run(run)
+    pool = study.options("pools", study.pool_of("subsets", at.subset))
+    subset = layout.subset(at.subset, at.seed)
+    result = work(
+        run, declared, pool, subset, output, layout.provenance(output), layout.SCRATCH / "runs", Path.cwd(), study.execution
+    )
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
+    print(f"{run}: {losses}")
+
+
+@app.command(rich_help_panel=WORK)
+def evaluate(run: str, task: str, params: Params = PARAMS) -> None:
+    """Evaluate a run on a task."""
+    from mimcore.evaluation.run import evaluate_run
+
+    study = Study.read(params)
+    output = layout.evaluation(run, task)
+    definition = {"task": study.declared_task(task), "run": study.declared_run(run)}
+    pool = study.options("pools", study.pool_of("tasks", task))
+    evaluate_run(
+        run, layout.run(run), task, definition, pool, layout.examples(task), output, layout.provenance(output), Path.cwd(), study.execution
+    )
+
+
+@app.command(rich_help_panel=WORK)
+def floor(model: str, task: str, params: Params = PARAMS) -> None:
+    """Evaluate what costs nothing: the untrained model and, where the task can, raw pixels."""
+    from mimcore.evaluation.run import evaluate_floor
+
+    study = Study.read(params)
+    output = layout.floor(model, task)
+    definition = {"task": study.declared_task(task), "model": study.options("models", model)}
+    pool = study.options("pools", study.pool_of("tasks", task))
+    evaluate_floor(
+        model, task, definition, pool, layout.examples(task), output, layout.provenance(output), Path.cwd(), study.execution
+    )
+
+
+@app.command(rich_help_panel=WORK)
+def collect(params: Params = PARAMS) -> None:
+    """Gather every number of the study into one tidy table."""
+    from mimcore.scaling.collect import collect as gather
+
+    study = Study.read(params)
+    gather(_grid(study), layout.ARTIFACTS, layout.RESULTS)
+
+
+@app.command(rich_help_panel=WORK)
+def fit(params: Params = PARAMS) -> None:
+    """Fit scaling laws to the table, with intervals and diagnostics."""
+    from mimcore.scaling.fit import fit as work
+
+    work(layout.RESULTS, Study.read(params).fit, layout.FIT)
+
+
+@app.command(rich_help_panel=WORK)
+def report(params: Params = PARAMS) -> None:
+    """Write the report: one HTML page that needs no network, and its pictures."""
+    from mimcore.scaling.report import report as work
+
+    work(Study.read(params).grid.title, layout.ARTIFACTS, layout.REPORT)
+    print(f"report: {layout.REPORT / 'report.html'}")
+
+
+@app.command(rich_help_panel=ANSWER)
+def results() -> None:
+    """Print the headline table of the study that was run last, and where its report lies."""
+    from rich.console import Console
+
+    from mimcore.scaling.headline import headline_table
+
+    Console().print(headline_table(layout.ARTIFACTS))
+    print(f"report: {layout.REPORT / 'report.html'}")
+
+
+@app.command(rich_help_panel=ANSWER)
+def explain(stage: Annotated[str, typer.Argument(help="A stage as 'dvc stage list' names it, such as collect.")]) -> None:
+    """Say in words why a stage is stale, or that it is not."""
+    from mimcore.explain import explain as work
+
+    print(work(stage))
+
+
+def _grid(study: Study) -> dict[str, object]:
+    """What ``collect`` expects to find: every run, evaluation and floor, with what is declared of it."""
+    tasks = {task: study.declared_task(task) for task in study.grid.tasks}
+    declared = {name: study.declared_run(name) for name in study.runs}
+    models = {at.model for at in study.runs.values() if at.model in study.grid.models}
+    return {
+        "title": study.grid.title,
+        "runs": {
+            name: {"coordinates": at.model_dump(include={"objective", "model", "subset", "schedule", "seed"}), "definition": declared[name]}
+            for name, at in study.runs.items()
+        },
+        "evals": {name: {task: {"task": options, "run": declared[name]} for task, options in tasks.items()} for name in study.runs},
+        "floors": {
+            model: {task: {"task": options, "model": study.options("models", model)} for task, options in tasks.items()}
+            for model in sorted(models)
+        },
+    }
+
+
+def main() -> None:
+    """Run a verb; a mistake of the user ends in a sentence and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"mimcore: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("mimcore: interrupted; nothing half-written was kept.", file=sys.stderr)
+        sys.exit(130)

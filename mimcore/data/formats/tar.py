@@ -1,0 +1,183 @@
+"""Tar shards as of webdataset and img2dataset: the files of one sample share their name up to the first dot.
+
+``KEY.jpg`` (or png, webp, bmp, tif, tiff, gif) is the image, ``KEY.txt`` its caption, ``KEY.cls`` its label,
+``KEY.json`` more fields. A Parquet file beside the tar, of the same name, adds its columns by ``key``.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Literal, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import model_validator
+
+from mimcore.data.classes import read_classes
+from mimcore.data.pool import Classes, PoolConfig, Shard, ShardIndex, file_shard, fingerprint, match
+from mimcore.data.rows import REQUIRED, Rows
+from mimcore.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
+
+
+class Config(PoolConfig):
+    """Options of a pool of tar shards. Either ``val`` or ``val_images`` makes the validation split."""
+
+    format: Literal["tar"] = "tar"
+    #: Pattern of the shards with training images.
+    train: str = "*.tar"
+    #: Pattern of the shards with validation images; they are taken out of ``train``.
+    val: str | None = None
+    #: JSON file with the names of the classes in the order of the labels.
+    classes: str | None = None
+
+    @model_validator(mode="after")
+    def _one_split(self) -> Self:
+        if (self.val is None) == (self.val_images is None):
+            raise ValueError("exactly one of 'val' (a pattern of shards) and 'val_images' (a number) is needed")
+        return self
+
+
+def list_shards(config: Config, root: Path) -> list[Shard]:
+    """Every tar of either split; the side Parquet is part of its tag."""
+    found = []
+    for path in sorted({*match(root, config.train), *match(root, config.val)}):
+        shard = file_shard(root, path)
+        side = _side_file(path)
+        found.append(shard._replace(etag=f"{shard.etag}-{fingerprint(side)}") if side.is_file() else shard)
+    return found
+
+
+def index_shard(config: Config, root: Path, shard: Shard) -> ShardIndex:
+    """Look at every image of a tar, in its order.
+
+    Raises:
+        UserError: the tar is cut short or compressed, or its side Parquet does not fit.
+    """
+    path = root / shard.name
+    return index_tar(path, shard.name, "val" if path in match(root, config.val) else "train")
+
+
+def classes(config: Config, root: Path) -> Classes:
+    """Names of the labels, if there is a file of them."""
+    return Classes(labels=read_classes(root / config.classes) if config.classes else None)
+
+
+def index_tar(path: Path, name: str, split: str) -> ShardIndex:
+    """Rows of one tar; ``name`` is its path below the root of the pool."""
+    rows = Rows()
+    side = _side_columns(path)
+    try:
+        with path.open("rb") as file:
+            for key, members in _samples(path, file):
+                _add(rows, file, name, split, key, members, side.get(key, {}))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}); mend it or take it out of the pool.") from error
+    try:
+        return rows.finish()
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise UserError(
+            f"{path}: a field of its samples has values of the wrong type ({error}); correct them."
+        ) from error
+
+
+def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """Groups of neighbouring members whose names agree up to the first dot: (key, members by suffix)."""
+    key, members = None, dict[str, tarfile.TarInfo]()
+    for member in _members(path, file):
+        if not member.isfile():
+            continue
+        base = PurePosixPath(member.name)
+        stem, _, suffix = base.name.partition(".")
+        if not stem:
+            continue
+        current = (base.parent / stem).as_posix()
+        if key is not None and current != key:
+            yield key, members
+            members = {}
+        key = current
+        members[suffix.lower()] = member
+    if key is not None:
+        yield key, members
+
+
+def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    if file.read(2) == b"\x1f\x8b":
+        raise UserError(
+            f"{path} is compressed, so that no image in it can be reached; unpack it with 'gunzip' to a plain tar."
+        )
+    file.seek(0)
+    cut = UserError(f"{path} is cut short or damaged; fetch it again, or take it out of the pool.")
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            yield from tar
+            end = tar.offset
+    except tarfile.TarError:
+        raise cut from None
+    # tarfile takes any damaged header for the end; a whole tar ends with a block of zeros.
+    file.seek(end)
+    if file.read(512) != bytes(512):
+        raise cut
+
+
+def _add(
+    rows: Rows,
+    file: BinaryIO,
+    shard: str,
+    split: str,
+    key: str,
+    members: Mapping[str, tarfile.TarInfo],
+    side: Mapping[str, Any],
+) -> None:
+    image = next((member for suffix, member in members.items() if suffix in IMAGE_SUFFIXES), None)
+    if image is None:
+        # img2dataset leaves samples without an image behind when a download failed.
+        return
+    fields: dict[str, Any] = {}
+    if "json" in members:
+        try:
+            found = json.loads(_read(file, members["json"]))
+        except ValueError:
+            rows.skip(key, shard, "its .json is not valid JSON")
+            return
+        fields |= {name: value for name, value in found.items() if isinstance(value, str | int | float | bool | None)}
+    fields |= side
+    if "txt" in members:
+        fields["caption"] = _read(file, members["txt"]).decode(errors="replace").strip()
+    if "cls" in members:
+        text = _read(file, members["cls"]).decode(errors="replace").strip()
+        if not text.isdigit():
+            rows.skip(key, shard, f"its .cls is no label: '{text[:20]}'")
+            return
+        fields["label"] = int(text)
+    rows.add(key, shard, image.offset_data, _read(file, image), split, fields)
+
+
+def _read(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
+    # tarfile itself has moved the file on; it seeks to where the next header is.
+    file.seek(member.offset_data)
+    return file.read(member.size)
+
+
+def _side_file(path: Path) -> Path:
+    return path.with_suffix(".parquet")
+
+
+def _side_columns(path: Path) -> dict[str, dict[str, Any]]:
+    """Columns of the Parquet beside a tar, by key."""
+    side = _side_file(path)
+    if not side.is_file():
+        return {}
+    try:
+        table = pq.read_table(side, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{side} cannot be read ({error}); mend it, or remove it to index {path.name} without."
+        ) from error
+    if "key" not in table.column_names:
+        raise UserError(f"{side}: there is no column 'key' that joins it with {path.name}; add it, or remove the file.")
+    keys = table["key"].cast(pa.string()).to_pylist()
+    rest = table.select([name for name in table.column_names if name not in REQUIRED])
+    return dict(zip(keys, rest.to_pylist(), strict=True))

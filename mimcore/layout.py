@@ -1,0 +1,50 @@
+"""Where artifacts lie, below the root of a checkout. ``dvc.yaml`` says the same, and a test compares them."""
+
+from pathlib import Path
+
+ARTIFACTS = Path("artifacts")
+SCRATCH = Path(".mimcore")
+RESULTS = ARTIFACTS / "results"
+FIT = ARTIFACTS / "fit"
+REPORT = ARTIFACTS / "report"
+CHECK = ARTIFACTS / "check.json"
+
+
+def listing(pool: str) -> Path:
+    """The pinned snapshot of a pool, committed to git."""
+    return Path("listings") / f"{pool}.json"
+
+
+def index(pool: str) -> Path:
+    """Folder of a pool's index."""
+    return ARTIFACTS / "index" / pool
+
+
+def subset(name: str, seed: str) -> Path:
+    """Folder of a subset manifest."""
+    return ARTIFACTS / "subsets" / f"{name}-{seed}"
+
+
+def examples(task: str) -> Path:
+    """Folder of the images that a task trains and tests on."""
+    return ARTIFACTS / "examples" / task
+
+
+def run(name: str) -> Path:
+    """Folder of a run artifact."""
+    return ARTIFACTS / "runs" / name
+
+
+def evaluation(run_name: str, task: str) -> Path:
+    """Folder of what a task says of a run."""
+    return ARTIFACTS / "evals" / run_name / task
+
+
+def floor(model: str, task: str) -> Path:
+    """Folder of what a task says of an untrained model and of raw pixels."""
+    return ARTIFACTS / "floors" / model / task
+
+
+def provenance(artifact: Path) -> Path:
+    """The provenance record of an artifact."""
+    return ARTIFACTS / "provenance" / artifact.relative_to(ARTIFACTS).with_suffix("").with_name(f"{artifact.stem}.json")

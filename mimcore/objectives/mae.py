@@ -1,0 +1,103 @@
+"""Masked autoencoder: encode a few patches, decode them all, minimise the error of the hidden ones.
+
+He et al. 2022, 'Masked Autoencoders Are Scalable Vision Learners', section 3.
+"""
+
+from pydantic import Field, model_validator
+from torch import Generator, Tensor, nn
+
+from mimcore.definition import Definition
+from mimcore.models.decoder import Decoder
+from mimcore.models.encoder import Encoder
+from mimcore.models.masking import random_masking
+from mimcore.models.patches import encode_patches, normalize_patches, patchify
+
+
+class Config(Definition):
+    """Options of MAE; the defaults are the paper's for ViT-B, L and H (section 4.1, tables 1 and 8)."""
+
+    #: Part of the patches that is hidden (table 1, figure 5).
+    mask_ratio: float = Field(0.75, gt=0, lt=1)
+    #: Standardise each target patch by its own mean and variance (table 1d).
+    norm_pix_loss: bool = True
+    #: Width of the decoder's tokens (table 1b).
+    decoder_embed_dim: int = Field(512, ge=16, multiple_of=4)
+    #: Blocks of the decoder (table 1a).
+    decoder_depth: int = Field(8, ge=1)
+    decoder_num_heads: int = Field(16, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Config":
+        if self.decoder_embed_dim % self.decoder_num_heads:
+            raise ValueError(
+                f"decoder_num_heads {self.decoder_num_heads} does not divide decoder_embed_dim {self.decoder_embed_dim}"
+            )
+        return self
+
+
+class Objective(nn.Module):
+    """MAE's loss over a timm vision transformer.
+
+    Shapes: B batch, N patches of the image, K kept, M = N - K masked, D encoder width, P values of a patch.
+    """
+
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        super().__init__()
+        self.encoder = encoder.module
+        self.config = config
+        self.patch_size = encoder.patch_size
+        self.decoder = Decoder(
+            encoder_width=self.encoder.embed_dim,
+            width=config.decoder_embed_dim,
+            depth=config.decoder_depth,
+            num_heads=config.decoder_num_heads,
+            grid=self.encoder.patch_embed.grid_size,
+            outputs=self.patch_size**2 * 3,
+        )
+
+    def forward(self, images: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """Mean squared error over the masked patches.
+
+        Args:
+            images: normalised, float ``(B, 3, H, W)``.
+            generator: draws the masks; a CPU generator gives the same masks on every device.
+
+        Returns:
+            ``{"loss": float32 scalar}``.
+        """
+        patches, target, order, kept = self._prepare(images, generator)
+        prediction = self._predict(patches, order, kept)  # (B, M, P)
+        masked = order[:, kept:]
+        target = target.gather(1, masked.unsqueeze(-1).expand(-1, -1, target.shape[-1]))
+        return {"loss": (prediction.float() - target).square().mean()}
+
+    def reconstruct(self, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Fill in the hidden patches, for a picture.
+
+        Returns:
+            Normalised pixels: the input with the hidden patches at zero, and with the predicted ones put in; each
+            ``(B, 3, H, W)``. With ``norm_pix_loss`` the prediction is given the true patch's mean and variance.
+        """
+        patches, _, order, kept = self._prepare(images, generator)
+        prediction = self._predict(patches, order, kept).float()
+        masked = order[:, kept:].unsqueeze(-1).expand(-1, -1, patches.shape[-1])
+        if self.config.norm_pix_loss:
+            true = patches.float().gather(1, masked)
+            prediction = prediction * (true.var(-1, keepdim=True) + 1e-6).sqrt() + true.mean(-1, keepdim=True)
+        pictures = []
+        for fill in (prediction.new_zeros(()).expand_as(prediction), prediction):
+            filled = patches.float().scatter(1, masked, fill)
+            pictures.append(patchify(filled, self.patch_size, inverse=images.shape[-2:]))
+        return pictures[0], pictures[1]
+
+    def _prepare(self, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor, int]:
+        patches = patchify(images, self.patch_size)  # (B, N, P)
+        target = patches.float()
+        if self.config.norm_pix_loss:
+            target = normalize_patches(target)
+        order, kept = random_masking(patches.shape[0], patches.shape[1], self.config.mask_ratio, generator)
+        return patches, target, order.to(images.device), kept
+
+    def _predict(self, patches: Tensor, order: Tensor, kept: int) -> Tensor:
+        tokens = encode_patches(self.encoder, patches, order[:, :kept])  # (B, prefix + K, D)
+        return self.decoder(tokens, order, kept)

@@ -1,0 +1,69 @@
+"""Progress of long work: a bar in a terminal, a line now and then in a log."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+#: Seconds between two lines where the output is no terminal.
+LINE_SECONDS = 10.0
+
+
+class Meter:
+    """Shows how far some work is, how fast it goes and how long it will take.
+
+    Args:
+        title: what is being done.
+        total: how many ``unit`` there are in all.
+        unit: plural noun, such as ``images``.
+        done: how many were done before, by a run that was interrupted.
+    """
+
+    def __init__(self, title: str, total: int, unit: str = "images", done: int = 0) -> None:
+        self.title, self.total, self.unit, self.done = title, total, unit, done
+        self._first = done
+        self._start = self._line = time.monotonic()
+        console = Console(file=sys.stderr)
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._task = self._bar.add_task(title, total=total, completed=done, note="")
+
+    @property
+    def rate(self) -> float:
+        """Units per second since the start."""
+        return (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
+
+    def update(self, done: int, note: str = "") -> None:
+        """Say that ``done`` units are ready, with a few words such as the latest loss."""
+        self.done = done
+        words = f"{self.rate:,.0f} {self.unit}/s" + (f", {note}" if note else "")
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=words)
+        elif time.monotonic() - self._line >= LINE_SECONDS:
+            self._line = time.monotonic()
+            left = (self.total - done) / max(self.rate, 1e-9)
+            share = done / max(self.total, 1)
+            print(f"{self.title}: {share:4.0%}, {words}, {_duration(left)} left", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if kind is None:
+            seconds = time.monotonic() - self._start
+            print(f"{self.title}: done, {self.rate:,.0f} {self.unit}/s, {_duration(seconds)}", file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

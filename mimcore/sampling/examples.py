@@ -1,0 +1,57 @@
+"""Stage ``examples``: the labelled images that a task trains and tests on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mimcore import artifacts
+from mimcore.data.loader import pick, read_split
+from mimcore.errors import UserError
+
+
+def choose(task: str, options: Mapping[str, Any], index: Path, output: Path) -> dict[str, Any]:
+    """Write ``train.parquet``, ``test.parquet`` (rows of the index) and ``card.json``.
+
+    A task trains on the pool's training split and tests on its validation split; where it names a number of images,
+    these are a random part that depends on the task's name alone, nested over numbers.
+
+    Args:
+        task: name of the task.
+        options: of the task; ``train_images`` and ``test_images`` are read, None meaning all.
+        index: folder of the pool's index.
+        output: folder to write.
+
+    Raises:
+        UserError: more images are asked for than there are.
+    """
+    card = artifacts.read_json(index / "card.json")
+    parts = {}
+    for part, split in (("train", "train"), ("test", "val")):
+        rows = read_split(index, split)
+        images = options.get(f"{part}_images")
+        if images is not None and images > len(rows):
+            raise UserError(
+                f"tasks.{task}.{part}_images: {images} are asked for, but pool '{card['pool']}' has {len(rows)} images in its "
+                f"{'training' if part == 'train' else 'validation'} split."
+            )
+        parts[part] = rows if images is None else pick(rows, int(images), f"examples/{part}")
+    summary = {
+        "task": task,
+        "pool": card["pool"],
+        "train": len(parts["train"]),
+        "test": len(parts["test"]),
+        "classes": card["classes"],
+        "box_classes": card["box_classes"],
+    }
+    with artifacts.directory(output) as folder:
+        for part, rows in parts.items():
+            _write(rows, folder / f"{part}.parquet")
+        artifacts.write_json(folder / "card.json", summary)
+    return summary
+
+
+def _write(rows: pa.Table, file: Path) -> None:
+    pq.write_table(rows, file, compression="zstd")

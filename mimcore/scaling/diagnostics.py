@@ -1,0 +1,195 @@
+"""What the table says beside the laws: over-fitting, seed noise, and whether the loss foretells the tasks."""
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mimcore.scaling import claims
+from mimcore.scaling.statistics import spearman_interval, student, student_quantile, tidy
+from mimcore.scaling.table import (
+    PRETRAIN,
+    VAL_LOSS,
+    Measure,
+    Row,
+    Run,
+    Setting,
+    by_size,
+    headlines_of,
+    runs_of,
+    settings_of,
+)
+
+
+def diagnose(rows: Sequence[Row], *, confidence: float, margin: float, bootstrap: int, seed: int) -> dict[str, Any]:
+    """Everything in ``fit.json`` that is no law.
+
+    Args:
+        rows: the results.
+        confidence: coverage of the intervals.
+        margin: fraction of the lowest validation loss by which the last one must exceed it to have risen again.
+        bootstrap: replicates behind the intervals of the correlations.
+        seed: seed of their draws.
+
+    Returns:
+        ``overfitting`` (runs, cells and settings), ``seed_noise``, ``correlation`` and ``claims``.
+    """
+    runs, measures = runs_of(rows), headlines_of(rows)
+    noise = {objective: _relative_noise(runs, objective) for objective in _objectives(runs)}
+    risen = {run.name for run in runs if has_risen(run, margin, noise[run.setting.objective])}
+    return {
+        "overfitting": {
+            "margin": margin,
+            "runs": [_run_flags(run, run.name in risen) for run in runs],
+            "cells": [
+                _cell_flags(setting, size, list(cell.values()), risen, confidence)
+                for setting, size, cell in _cells(runs)
+            ],
+            "settings": [_setting_flags(setting, runs, confidence) for setting in settings_of(runs)],
+        },
+        "seed_noise": [
+            found
+            for objective in _objectives(runs)
+            for measure in measures
+            if (found := _seed_noise(runs, objective, measure, confidence))
+        ],
+        "correlation": [
+            _correlation(runs, risen, objective, measure, confidence, bootstrap, seed)
+            for objective in _objectives(runs)
+            for measure in measures
+            if measure.task != PRETRAIN
+        ],
+        "claims": [claim for objective in _objectives(runs) for claim in claims.examine(runs, objective, confidence)],
+    }
+
+
+def risen_sizes(diagnosed: Mapping[str, Any], setting: Setting) -> list[int]:
+    """List the sizes of subset at which the validation loss of ``setting`` rose again."""
+    return [
+        cell["unique_images"]
+        for cell in diagnosed["overfitting"]["cells"]
+        if cell["val_loss_rose"] and Setting(cell["objective"], cell["model"], cell["schedule"]) == setting
+    ]
+
+
+def has_risen(run: Run, margin: float, relative_noise: float) -> bool:
+    """Whether the validation loss ended above its minimum by more than ``margin`` and twice the seed noise.
+
+    The minimum over a curve is below the mean of its noise, so that the bare difference is positive for every run.
+
+    Args:
+        run: the run.
+        margin: fraction of the minimum.
+        relative_noise: standard deviation over seeds as a fraction of the loss.
+    """
+    minimum = run.values[VAL_LOSS] - run.rise
+    return run.rise > max(margin, 2 * relative_noise) * minimum
+
+
+def _relative_noise(runs: Sequence[Run], objective: str) -> float:
+    """Median over cells of the validation loss's standard deviation over seeds, as a fraction; 0 with one seed.
+
+    The median, since the cells that over-fit are the noisy ones and must not raise their own threshold.
+    """
+    found = []
+    for setting, _, cell in _cells(runs):
+        losses = np.array([run.values[VAL_LOSS] for run in cell.values()])
+        if setting.objective == objective and len(losses) > 1:
+            found.append(float(np.std(losses, ddof=1) / np.mean(losses)))
+    return float(np.median(found)) if found else 0.0
+
+
+def _run_flags(run: Run, risen: bool) -> dict[str, Any]:
+    return {"run": run.name, "rise": tidy(run.rise), "gap": tidy(run.gap), "val_loss_rose": risen}
+
+
+def _cell_flags(setting: Setting, size: int, cell: Sequence[Run], risen: set[str], confidence: float) -> dict[str, Any]:
+    """One cell (setting and size) over its seeds; flagged where more than half of them rose."""
+    return {
+        **setting._asdict(),
+        "unique_images": size,
+        "rise": student(np.array([run.rise for run in cell]), confidence).json(),
+        "gap": student(np.array([run.gap for run in cell]), confidence).json(),
+        "val_loss_rose": sum(run.name in risen for run in cell) * 2 > len(cell),
+    }
+
+
+def _setting_flags(setting: Setting, runs: Sequence[Run], confidence: float) -> dict[str, Any]:
+    """Whether the gap between unseen and seen images is wider on the smallest subset than on the largest."""
+    sizes = by_size(run for run in runs if run.setting == setting)
+    smallest, largest = min(sizes), max(sizes)
+    found = {**setting._asdict(), "smallest": smallest, "largest": largest, "gap_difference": None, "gap_wider": False}
+    seeds = [seed for seed in sizes[smallest] if seed in sizes[largest]]
+    if smallest == largest or not seeds:
+        return found
+    interval = student(np.array([sizes[smallest][s].gap - sizes[largest][s].gap for s in seeds]), confidence)
+    return {**found, "gap_difference": interval.json(), "gap_wider": interval.low is not None and interval.low > 0}
+
+
+def _seed_noise(runs: Sequence[Run], objective: str, measure: Measure, confidence: float) -> dict[str, Any] | None:
+    """Standard deviation over seeds, pooled over cells, and the difference between two cells that it lets one tell.
+
+    That difference is the least significant difference t * sd * sqrt(2 / seeds) (Fisher 1935).
+    """
+    key = (measure.task, measure.metric)
+    squares, freedom, counts = 0.0, 0, []
+    for setting, _, cell in _cells(runs):
+        values = np.array([run.values[key] for run in cell.values() if key in run.values])
+        if setting.objective == objective and len(values) > 1:
+            squares += float(np.sum((values - values.mean()) ** 2))
+            freedom += len(values) - 1
+            counts.append(len(values))
+    if not freedom:
+        return None
+    deviation = float(np.sqrt(squares / freedom))
+    seeds = float(np.median(counts))
+    return {
+        "objective": objective,
+        "task": measure.task,
+        "metric": measure.metric,
+        "sd": tidy(deviation),
+        "degrees_of_freedom": freedom,
+        "seeds": seeds,
+        "least_difference": tidy(student_quantile(freedom, confidence) * deviation * (2 / seeds) ** 0.5),
+    }
+
+
+def _correlation(
+    runs: Sequence[Run],
+    risen: set[str],
+    objective: str,
+    measure: Measure,
+    confidence: float,
+    bootstrap: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Spearman's correlation of the validation loss with a task, over all runs and without those that over-fitted."""
+    key = (measure.task, measure.metric)
+    chosen = [run for run in runs if run.setting.objective == objective and key in run.values]
+    found: dict[str, Any] = {"objective": objective, **measure._asdict()}
+    for name, part in (("all", chosen), ("without_risen", [run for run in chosen if run.name not in risen])):
+        rng = np.random.default_rng([seed, zlib.crc32(f"{objective} {measure.task} {name}".encode())])
+        found[name] = _rank_correlation(part, key, confidence, bootstrap, rng)
+    return found
+
+
+def _rank_correlation(
+    runs: Sequence[Run], key: tuple[str, str], confidence: float, bootstrap: int, rng: np.random.Generator
+) -> dict[str, Any] | None:
+    loss = np.array([run.values[VAL_LOSS] for run in runs])
+    value = np.array([run.values[key] for run in runs])
+    if len(runs) < 3 or np.ptp(loss) == 0 or np.ptp(value) == 0:
+        return None
+    clusters = [f"{run.setting} {run.unique_images}" for run in runs]
+    return spearman_interval(loss, value, clusters, confidence, bootstrap, rng).json()
+
+
+def _cells(runs: Sequence[Run]) -> Iterable[tuple[Setting, int, dict[str, Run]]]:
+    for setting in settings_of(runs):
+        for size, cell in by_size(run for run in runs if run.setting == setting).items():
+            yield setting, size, cell
+
+
+def _objectives(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(run.setting.objective for run in runs))

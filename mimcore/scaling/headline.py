@@ -1,0 +1,66 @@
+"""The answer for the terminal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from mimcore import artifacts
+from mimcore.scaling.numbers import count, interval
+from mimcore.scaling.summary import floor_text, label, lines, setting_label
+from mimcore.scaling.table import PRETRAIN, Setting, headlines_of, read_results
+
+
+def headline_table(results: Path, fit: Path) -> Table:
+    """Show each setting from its smallest to its largest subset, beside the floors and the exponent of its loss.
+
+    Args:
+        results: ``results.parquet``.
+        fit: ``fit.json``.
+
+    Raises:
+        UserError: one of them is missing or broken.
+    """
+    rows, fitted = read_results(results), artifacts.read_json(fit)
+    summary, measures = lines(rows), headlines_of(rows)
+    settings = [line.setting for line in summary]
+    table = Table(
+        title="From the smallest to the largest subset",
+        caption=_caption(fitted),
+        caption_justify="left",
+        show_footer=True,
+    )
+    table.add_column("setting", footer="floors")
+    table.add_column("unique images", justify="right")
+    for measure in measures:
+        table.add_column(label(measure), justify="right", footer=floor_text(rows, measure))
+    table.add_column("exponent of the loss", justify="right")
+    for line in summary:
+        cells = [
+            Text("→".join(f" {part} " for part in pair).strip()) if (pair := line.ends[measure]) else ""
+            for measure in measures
+        ]
+        sizes = f"{count(line.smallest)} → {count(line.largest)}"
+        table.add_row(setting_label(line.setting, settings), sizes, *cells, _exponent(fitted["fits"], line.setting))
+    return table
+
+
+def _exponent(fits: Sequence[dict[str, Any]], setting: Setting) -> str:
+    for one in fits:
+        if one["task"] == PRETRAIN and Setting(one["objective"], one["model"], one["schedule"]) == setting:
+            if not one["fitted"]:
+                return "not fitted"
+            exponent = one["parameters"].get("exponent")
+            return interval(exponent["value"], exponent["low"], exponent["high"]) if exponent else ""
+    return ""
+
+
+def _caption(fitted: dict[str, Any]) -> Text:
+    """Say the verdicts on the claims."""
+    found = Text("± standard error over seeds")
+    for claim in fitted["diagnostics"]["claims"]:
+        found.append(f"\n{claim['verdict']}: ", style="bold")
+        found.append(claim["claim"])
+    return found

@@ -1,0 +1,189 @@
+"""The answer in sentences, from the results and the fit."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mimcore.scaling.numbers import count, interval, number, short, signed
+from mimcore.scaling.summary import Line, floors, label, lines, setting_label
+from mimcore.scaling.table import PRETRAIN, Measure, Row, Run, Setting, headlines_of, runs_of, settings_of
+
+
+def scope(rows: Sequence[Row]) -> str:
+    """Say what was run."""
+    runs = runs_of(rows)
+    sizes = sorted({run.unique_images for run in runs})
+    settings = settings_of(runs)
+    parts = [
+        _plural(len({s.objective for s in settings}), "objective"),
+        _plural(len({s.model for s in settings}), "model"),
+        _plural(len(sizes), "subset size")
+        + (f" from {count(sizes[0])} to {count(sizes[-1])} images" if sizes[1:] else ""),
+        _plural(len({s.schedule for s in settings}), "schedule"),
+        _plural(len({run.seed for run in runs}), "seed"),
+    ]
+    return f"{_plural(len(runs), 'run')}: {', '.join(parts)}."
+
+
+def answers(rows: Sequence[Row], fitted: Mapping[str, Any]) -> list[str]:
+    """Say in a few sentences what more data did, what it did for the tasks, and what the law expects of more."""
+    summary = lines(rows)
+    found = []
+    for objective in dict.fromkeys(line.setting.objective for line in summary):
+        mine = [line for line in summary if line.setting.objective == objective]
+        found += _loss_sentences(mine, summary)
+    for measure in headlines_of(rows):
+        if measure.task != PRETRAIN:
+            found += _task_sentences(rows, measure)
+    return found + _forecasts(summary, fitted)
+
+
+def flags(
+    rows: Sequence[Row], fitted: Mapping[str, Any], notes: Mapping[str, Any], rates: Sequence[float]
+) -> list[str]:
+    """Say what a reader should hold against the numbers."""
+    found = list(notes.get("warnings", ()))
+    diagnosed = fitted["diagnostics"]
+    settings = settings_of(runs_of(rows))
+    for cell in diagnosed["overfitting"]["cells"]:
+        if cell["val_loss_rose"]:
+            name = setting_label(_setting(cell), settings)
+            rise = number(cell["rise"]["estimate"], 2)
+            found.append(
+                f"Over-fitting: the validation loss of {name} on {count(cell['unique_images'])} images ended {rise} "
+                "above its lowest value."
+            )
+    wider = [setting_label(_setting(one), settings) for one in diagnosed["overfitting"]["settings"] if one["gap_wider"]]
+    if wider:
+        found.append(
+            "Memorising: the gap between unseen and seen images is wider on the smallest subset than on the largest "
+            f"for {_list(wider)}."
+        )
+    found += [f"{_name(one, settings)}: {one['note']}" for one in fitted["fits"] if not one["fitted"]]
+    done = [one for one in fitted["fits"] if one["fitted"]]
+    mixed = [_name(one, settings) for one in done if (one["note"] or "").startswith("mixes")]
+    if mixed:
+        found.append(
+            f"Laws that mix two regimes, since too few sizes would remain without the over-fitted: {_list(mixed)}."
+        )
+    vague = sum(one["vague"] for one in done)
+    if vague:
+        found.append(
+            f"The exponent is not pinned down in {vague} of {len(done)} laws: read their curves and bands, not their "
+            "parameters."
+        )
+    return [*found, learning_rates(rates)]
+
+
+def learning_rates(rates: Sequence[float]) -> str:
+    """Say how the learning rate was chosen, since an untuned one confounds a scaling curve.
+
+    Args:
+        rates: the highest learning rate of each run.
+    """
+    different = sorted({float(f"{rate:.3g}") for rate in rates})
+    if len(different) == 1:
+        return (
+            f"Every run peaked at the same learning rate, {different[0]:g}. It was not tuned for each point, and a rate "
+            "that suits one model, size or length better than another bends a scaling curve."
+        )
+    if not different:
+        return "The runs do not record their learning rates, so that it cannot be said whether these suit every point."
+    return (
+        f"The runs peaked at {len(different)} learning rates, {different[0]:g} to {different[-1]:g}: what differs "
+        "between points may be the rate and not the data."
+    )
+
+
+def check_sentence(one: Mapping[str, Any]) -> str:
+    """Say how well the law would have forecast the largest subset, beside two naive forecasts."""
+    check = one["check"]
+    if not check:
+        return "too few sizes to leave one out"
+    named = {"law": "law", "log_linear": "straight line in log n", "last_value": "last value"}
+    parts = [f"{name} {signed(check[key]['error'], 2)}" for key, name in named.items()]
+    return f"{number(check['observed'])} seen at {short(check['unique_images'])}; off by: {', '.join(parts)}"
+
+
+def _loss_sentences(mine: Sequence[Line], summary: Sequence[Line]) -> list[str]:
+    measure = next(m for m in mine[0].ends if m.task == PRETRAIN)
+    spans = [(line, pair) for line in mine if (pair := line.ends[measure]) and line.smallest < line.largest]
+    if not spans:
+        return []
+    settings = [line.setting for line in summary]
+    lower = [line for line, (small, large) in spans if large.value < small.value]
+    line, (small, large) = max(spans, key=lambda span: (span[1][0].value - span[1][1].value) / span[1][0].value)
+    share = 100 * (1 - large.value / small.value)
+    where = f" of {mine[0].setting.objective}" if len({setting.objective for setting in settings}) > 1 else ""
+    head = (
+        f"From the smallest to the largest subset, at the same number of images seen, the validation loss{where} falls "
+        f"in {len(lower)} of {len(spans)} settings"
+    )
+    if not lower:
+        return [f"{head}."]
+    name = setting_label(line.setting, settings)
+    return [f"{head}, most for {name}: {number(small.value)} to {number(large.value)} ({share:.0f} % lower)."]
+
+
+def _task_sentences(rows: Sequence[Row], measure: Measure) -> list[str]:
+    """The best run of a task beside the highest floor."""
+    key = (measure.task, measure.metric)
+    runs = [run for run in runs_of(rows) if key in run.values]
+    sign = 1 if measure.higher_is_better else -1
+    best: Run = max(runs, key=lambda run: sign * run.values[key])
+    sentence = f"Best {label(measure)}: {number(best.values[key])}, by {best.name}"
+    known = floors(rows, measure)
+    if known:
+        name, value = max(known, key=lambda floor: sign * floor[1])
+        beaten = sum(sign * run.values[key] > sign * value for run in runs)
+        sentence += f"; the highest floor is {number(value)} ({name}), and {beaten} of {len(runs)} runs beat it"
+    return [f"{sentence}."]
+
+
+def _forecasts(summary: Sequence[Line], fitted: Mapping[str, Any]) -> list[str]:
+    """What to expect of twice the data for the largest model and longest schedule, beside what longer training gave."""
+    found = []
+    settings = [line.setting for line in summary]
+    for line in {line.setting.objective: line for line in summary}.values():
+        one = next(o for o in fitted["fits"] if _setting(o) == line.setting and o["task"] == PRETRAIN)
+        now = one["points"][-1]["mean"]
+        if one["fitted"] and one["forecast"]["value"]:
+            value, low, high = (one["forecast"][part][0] for part in ("value", "low", "high"))
+            found.append(
+                f"With {count(one['forecast']['unique_images'][0])} images the law expects a validation loss of "
+                f"{interval(value, low, high)} of {setting_label(line.setting, settings)}; "
+                f"{count(one['points'][-1]['unique_images'])} images give {number(now)}."
+            )
+        found += _longer(line, summary, now)
+    return found
+
+
+def _longer(line: Line, summary: Sequence[Line], now: float) -> list[str]:
+    """What the longest schedule gave over the shortest, for one model on its largest subset."""
+    same = [o for o in summary if o.setting[:2] == line.setting[:2] and o.largest == line.largest]
+    measure = next(m for m in line.ends if m.task == PRETRAIN)
+    shortest = same[0].ends[measure]
+    if len(same) < 2 or shortest is None:
+        return []
+    gain = shortest[1].value - now
+    change = "lowered" if gain > 0 else "raised"
+    return [
+        f"Training {line.setting.model} on {count(line.largest)} images with the schedule {line.setting.schedule} instead "
+        f"of {same[0].setting.schedule} {change} the validation loss by {number(abs(gain))}."
+    ]
+
+
+def _setting(one: Mapping[str, Any]) -> Setting:
+    return Setting(one["objective"], one["model"], one["schedule"])
+
+
+def _name(one: Mapping[str, Any], settings: Sequence[Setting]) -> str:
+    measure = Measure(one["task"], one["metric"], one["higher_is_better"])
+    return f"{setting_label(_setting(one), settings)}, {label(measure)}"
+
+
+def _plural(number_of: int, noun: str) -> str:
+    return f"{number_of} {noun}" + ("s" if number_of != 1 else "")
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

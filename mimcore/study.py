@@ -1,0 +1,236 @@
+"""``params.yaml``: definitions by name, and the study, which lists names. Only the command line and the flows read it.
+
+``Study.read`` imports no torch: it checks structure and names. ``Study.check`` checks every option as well, and
+needs the modules that declare them.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import Field
+
+from mimcore import registry
+from mimcore.definition import Definition, nearest, problems
+from mimcore.errors import UserError
+from mimcore.execution import Execution
+
+#: Blocks of named definitions; the study's list of each kind has the same name.
+KINDS = ("pools", "subsets", "models", "objectives", "schedules", "tasks")
+NAME = re.compile(r"[A-Za-z0-9_]+")
+SEED = re.compile(r"s[0-9]+")
+
+
+class Coordinates(Definition):
+    """Where a run stands in the grid; the names of its definitions."""
+
+    objective: str
+    model: str
+    subset: str
+    schedule: str
+    seed: str
+
+    @property
+    def name(self) -> str:
+        """The run's name in DVC, on disk and in the report."""
+        return "-".join((self.objective, self.model, self.subset, self.schedule, self.seed))
+
+
+class Extra(Coordinates):
+    """A run beside the grid; DVC needs to be told the module of its objective."""
+
+    module: str
+
+
+class Grid(Definition):
+    """The ``study`` block: names only."""
+
+    title: str = "A scaling study"
+    pools: list[str] = Field(min_length=1)
+    subsets: list[str] = Field(min_length=1)
+    models: list[str] = Field(min_length=1)
+    objectives: list[str] = Field(min_length=1)
+    schedules: list[str] = Field(min_length=1)
+    seeds: list[str] = Field(min_length=1)
+    tasks: list[str] = Field(min_length=1)
+    extra: dict[str, Extra] = {}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, its names checked."""
+
+    file: Path
+    definitions: dict[str, dict[str, dict[str, Any]]]
+    grid: Grid
+    fit: dict[str, Any]
+    execution: Execution
+
+    @classmethod
+    def read(cls, file: Path) -> "Study":
+        """Read a study file and check its structure and names.
+
+        Raises:
+            UserError: with all mistakes at once, each with its dotted path.
+        """
+        content = _read_yaml(file)
+        known = {*KINDS, "study", "fit", "execution"}
+        wrong = [f"{key}: unknown block; {nearest(key, known)}" for key in content if key not in known]
+        definitions: dict[str, dict[str, dict[str, Any]]] = {}
+        for kind in KINDS:
+            block = content.get(kind) or {}
+            if not isinstance(block, dict):
+                wrong.append(f"{kind}: must map names to options.")
+                block = {}
+            wrong += [f"{kind}.{n}: must be a mapping of options." for n, d in block.items() if not isinstance(d or {}, dict)]
+            wrong += [f"{kind}.{n}: a name has letters, digits and '_' only." for n in block if not NAME.fullmatch(str(n))]
+            wrong += [f"{kind}.{n}: {message}" for n, d in block.items() for message in _unkeyed(d or {})]
+            definitions[kind] = {str(name): dict(options or {}) for name, options in block.items()}
+        wrong += problems(Grid, content.get("study") or {}, "study")
+        wrong += problems(Execution, content.get("execution") or {}, "execution")
+        if wrong:
+            raise UserError(_list(file, wrong))
+        study = cls(
+            file,
+            definitions,
+            Grid.model_validate(content["study"]),
+            dict(content.get("fit") or {}),
+            Execution.model_validate(content.get("execution") or {}),
+        )
+        if wrong := list(study._unknown_names()):
+            raise UserError(_list(file, wrong))
+        return study
+
+    @property
+    def runs(self) -> dict[str, Coordinates]:
+        """Every run of the study by its name: the grid, then the extra ones."""
+        g = self.grid
+        axes = itertools.product(g.objectives, g.models, g.subsets, g.schedules, g.seeds)
+        keys = ("objective", "model", "subset", "schedule", "seed")
+        grid = (Coordinates(**dict(zip(keys, names, strict=True))) for names in axes)
+        return {c.name: c for c in grid} | cast("dict[str, Coordinates]", self.grid.extra)
+
+    def options(self, kind: str, name: str) -> dict[str, Any]:
+        """The declared options of a definition.
+
+        Raises:
+            UserError: there is none of this name.
+        """
+        block = self.definitions[kind]
+        if name not in block:
+            raise UserError(f"{self.file}: {kind} has no '{name}'; {nearest(name, block)}")
+        return dict(block[name])
+
+    def pool_of(self, kind: str, name: str) -> str:
+        """The pool that a subset or a task names."""
+        return str(self.options(kind, name)["pool"])
+
+    def module(self, kind: str, name: str) -> str:
+        """The module of an objective or a task: its ``module``, or its own name."""
+        return str(self.options(kind, name).get("module", name))
+
+    def declared_run(self, name: str) -> dict[str, Any]:
+        """Everything that is declared of a run, the pool's place aside.
+
+        Raises:
+            UserError: the study has no run of this name.
+        """
+        if name not in self.runs:
+            raise UserError(f"{self.file}: the study has no run '{name}'; {nearest(name, self.runs)}")
+        at = self.runs[name]
+        objective = self.options("objectives", at.objective)
+        return {
+            "objective": {"module": self.module("objectives", at.objective)} | objective,
+            "model": self.options("models", at.model),
+            "schedule": self.options("schedules", at.schedule),
+            "subset": {"name": at.subset} | self.options("subsets", at.subset),
+            "seed": at.seed,
+        }
+
+    def declared_task(self, name: str) -> dict[str, Any]:
+        """Everything that is declared of a task."""
+        return {"module": self.module("tasks", name)} | self.options("tasks", name)
+
+    def _unknown_names(self) -> Iterator[str]:
+        for kind in KINDS:
+            for i, name in enumerate(getattr(self.grid, kind)):
+                if name not in self.definitions[kind]:
+                    yield f"study.{kind}.{i}: there is no {kind}.{name}; {nearest(name, self.definitions[kind])}"
+        yield from (f"study.seeds.{i}: '{s}' must be 's' and a number, such as s0." for i, s in enumerate(self.grid.seeds) if not SEED.fullmatch(s))
+        for kind in ("subsets", "tasks"):
+            for name in getattr(self.grid, kind):
+                pool = self.definitions[kind].get(name, {}).get("pool")
+                if pool not in self.grid.pools:
+                    yield f"{kind}.{name}.pool: '{pool}' is not among study.pools; {nearest(str(pool), self.grid.pools)}"
+        for kind in ("objectives", "tasks"):
+            for i, name in enumerate(getattr(self.grid, kind)):
+                if name in self.definitions[kind] and self.module(kind, name) != name:
+                    yield f"study.{kind}.{i}: '{name}' is a variant of module '{self.module(kind, name)}'; list its runs under study.extra."
+        for name, extra in self.grid.extra.items():
+            for key in ("objective", "model", "subset", "schedule"):
+                value = getattr(extra, key)
+                if value not in self.definitions[f"{key}s"]:
+                    yield f"study.extra.{name}.{key}: there is no {key}s.{value}; {nearest(value, self.definitions[f'{key}s'])}"
+            if name != extra.name:
+                yield f"study.extra.{name}: a run's name is its coordinates; call it {extra.name}."
+            if extra.objective in self.definitions["objectives"] and extra.module != self.module("objectives", extra.objective):
+                yield f"study.extra.{name}.module: objectives.{extra.objective} is of module '{self.module('objectives', extra.objective)}'."
+            if extra.subset in self.definitions["subsets"] and extra.subset not in self.grid.subsets:
+                yield f"study.extra.{name}.subset: '{extra.subset}' must also be in study.subsets."
+
+    def check(self) -> None:
+        """Check every option of every definition, used or not, and what must fit together. Imports torch.
+
+        Raises:
+            UserError: with all mistakes at once, each with its dotted path.
+        """
+        from mimcore.models.encoder import Config as ModelConfig
+        from mimcore.sampling.draw import Subset
+        from mimcore.scaling.fit import Config as FitConfig
+        from mimcore.training.schedule import Schedule
+
+        wrong = problems(FitConfig, self.fit, "fit")
+        for kind, config in (("subsets", Subset), ("models", ModelConfig), ("schedules", Schedule)):
+            for name, options in self.definitions[kind].items():
+                wrong += problems(config, options, f"{kind}.{name}")
+        for kind, what in (("objectives", "objective"), ("tasks", "task"), ("pools", "format")):
+            for name, options in self.definitions[kind].items():
+                given = dict(options)
+                module = given.pop("format", None) if kind == "pools" else given.pop("module", name)
+                try:
+                    config = registry.load(cast("registry.Kind", what), str(module)).Config
+                except UserError as error:
+                    wrong.append(f"{kind}.{name}: {error}")
+                    continue
+                wrong += problems(config, given if kind != "pools" else options, f"{kind}.{name}")
+        if wrong:
+            raise UserError(_list(self.file, wrong))
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing; put a study in force with 'mimcore use studies/quick.yaml'.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{file} must hold blocks such as 'models:' and 'study:'.")
+    return dict(content)
+
+
+def _unkeyed(options: Any) -> Iterator[str]:
+    """Names of options that DVC's run-cache leaves out of its key: a change of them would restore an old result."""
+    if isinstance(options, Mapping):
+        for key, value in options.items():
+            if key in {"size", "nfiles"}:
+                yield f"an option may not be called '{key}': DVC's run-cache does not see it change."
+            yield from _unkeyed(value)
+
+
+def _list(file: Path, wrong: list[str]) -> str:
+    return f"{file} has {len(wrong)} mistake{'s' if len(wrong) > 1 else ''}:\n" + "\n".join(f"  {w}" for w in wrong)

@@ -1,0 +1,23 @@
+"""Floating-point operations of a training step, counted from what it runs."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mimcore.models.encoder import Encoder
+from mimcore.training.randomness import generator
+
+
+def training_flops_per_image(objective: torch.nn.Module, encoder: Encoder, images: torch.Tensor) -> float:
+    """Count the matrix products of forward and backward for one image (a multiply-add counts as two).
+
+    Element-wise work and the optimiser are left out. Attention counts with its matrix products.
+
+    Args:
+        objective: is run once; its gradients are cleared.
+        encoder: normalises.
+        images: uint8 ``(B, 3, H, W)``; two are enough, as the count is linear in the batch.
+    """
+    with FlopCounterMode(display=False) as counter:
+        objective(encoder.normalize(images), generator("flops", "mask"))["loss"].backward()
+    objective.zero_grad(set_to_none=True)
+    return counter.get_total_flops() / len(images)

@@ -1,0 +1,44 @@
+"""A picture of what the model fills in."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mimcore.models.encoder import Encoder
+from mimcore.training.randomness import generator
+
+
+@torch.no_grad()
+def save_reconstructions(file: Path, objective: torch.nn.Module, encoder: Encoder, images: Tensor) -> None:
+    """Save a sheet of three rows: the images, what the encoder saw of them, and the reconstruction.
+
+    Args:
+        file: where to write the PNG.
+        objective: has ``reconstruct(images, generator)``.
+        encoder: normalises, and says how to undo it.
+        images: uint8 ``(B, 3, H, W)``.
+    """
+    objective.eval()
+    normalized = encoder.normalize(images)
+    hidden, filled = objective.reconstruct(normalized, generator("picture", "mask"))
+    rows = [_to_uint8(part, encoder) for part in (normalized, hidden, filled)]
+    scale = max(1, 96 // images.shape[-1])
+    gap = 4
+    height, width = images.shape[-2] * scale, images.shape[-1] * scale
+    sheet = Image.new("RGB", (len(images) * (width + gap) - gap, 3 * (height + gap) - gap), "white")
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            tile = Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(tile, (c * (width + gap), r * (height + gap)))
+    sheet.save(file)
+    objective.train()
+
+
+def _to_uint8(images: Tensor, encoder: Encoder) -> np.ndarray:
+    mean = torch.tensor(encoder.mean, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(encoder.std, device=images.device).view(1, 3, 1, 1)
+    pixels = ((images.float() * std + mean) * 255).round().clamp(0, 255).byte()
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,264 @@
+"""Stage ``pretrain``: a subset and three definitions in, a run artifact out."""
+
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from mimcore import artifacts, registry
+from mimcore.data.loader import Batches, Images, pick
+from mimcore.definition import resolve
+from mimcore.errors import UserError
+from mimcore.execution import Execution
+from mimcore.models import encoder as encoders
+from mimcore.progress import Meter
+from mimcore.training.augment import random_resized_crop
+from mimcore.training.checkpoint import die_with_parent, load_checkpoint, save_checkpoint, scratch, scratch_key
+from mimcore.training.flops import training_flops_per_image
+from mimcore.training.optimizer import build_optimizer, set_learning_rate
+from mimcore.training.picture import save_reconstructions
+from mimcore.training.randomness import derive, generator
+from mimcore.training.schedule import Schedule
+from mimcore.training.validation import autocast, fixed_loss
+
+#: Images of the validation split in the picture of reconstructions.
+PICTURE_IMAGES = 8
+
+
+@dataclass
+class Run:
+    """Everything of a run in progress; what ``state`` returns is all that a resumed run needs."""
+
+    encoder: encoders.Encoder
+    objective: torch.nn.Module
+    optimizer: torch.optim.AdamW
+    schedule: Schedule
+    seed: str
+    device: torch.device
+    step: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    #: Sum of the training losses since the last point of the curve, and of how many steps.
+    loss_sum: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    loss_steps: int = 0
+    gradient_norm: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on, bit for bit."""
+        return {
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "curve": self.curve,
+            "loss_sum": self.loss_sum,
+            "loss_steps": self.loss_steps,
+            "gradient_norm": self.gradient_norm,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.objective.load_state_dict(state["objective"], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.curve = state["step"], state["curve"]
+        self.loss_sum, self.loss_steps = state["loss_sum"].to(self.device), state["loss_steps"]
+        self.gradient_norm = state["gradient_norm"].to(self.device)
+
+
+def pretrain(
+    run_name: str,
+    definition: Mapping[str, Any],
+    pool: Mapping[str, Any],
+    subset: Path,
+    output: Path,
+    provenance: Path,
+    scratch_root: Path,
+    root: Path,
+    execution: Execution,
+) -> dict[str, Any]:
+    """Pretrain an encoder, going on from the last checkpoint if there is one, and write the run artifact.
+
+    Args:
+        run_name: for messages.
+        definition: the resolved run: ``objective`` (with its ``module``), ``model``, ``schedule``, ``seed``, ...
+        pool: options of the pool, for where its images lie.
+        subset: folder of the subset manifest.
+        output: folder of the run artifact.
+        provenance: file of the provenance record.
+        scratch_root: checkpoints of runs in progress lie below it.
+        root: relative paths of the pool start here.
+        execution: what changes only the speed.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        UserError: the loss is not finite, the run is being trained by another process, an image cannot be read.
+    """
+    die_with_parent()
+    device = execution.start()
+    manifest = pq.read_table(subset / "manifest.parquet")
+    validation = pq.read_table(subset / "validation.parquet")
+    inputs = {"subset": artifacts.read_json(subset / "card.json")["digest"]}
+    record = artifacts.Provenance(provenance, f"pretrain {run_name}", definition, inputs)
+    with record, scratch(scratch_root / scratch_key(definition, inputs)) as folder:
+        run = start_run(definition, device)
+        image_size = run.encoder.image_size
+
+        def images(rows: pa.Table) -> Images:
+            return Images(pool, rows, image_size, root, execution.image_cache_mib)
+
+        fixed = run.schedule.validation_images
+        train = images(manifest)
+        tables = {
+            "val": images(pick(validation, min(fixed, len(validation)), "validation")),
+            "seen": images(pick(manifest, min(fixed, len(manifest)), "seen")),
+        }
+        first = torch.from_numpy(train.get(np.arange(min(2, len(train))))).to(device)
+        flops = training_flops_per_image(run.objective, run.encoder, first)
+        state = load_checkpoint(folder)
+        if state is not None:
+            run.restore(state)
+        train_loop(run_name, run, train, tables, folder, execution)
+        metrics = summarize(run, definition, len(manifest), flops)
+        with artifacts.directory(output) as part:
+            encoders.save(run.encoder, part, definition)
+            artifacts.write_json(part / "metrics.json", metrics)
+            write_curve(part / "curve.parquet", run.curve)
+            shown = tables["val"].get(np.arange(min(PICTURE_IMAGES, len(tables["val"]))))
+            pictures = torch.from_numpy(shown).to(device)
+            save_reconstructions(part / "reconstructions.png", run.objective, run.encoder, pictures)
+        record.record |= {"device": str(device), "threads": torch.get_num_threads(), **metrics["facts"]}
+    shutil.rmtree(folder, ignore_errors=True)
+    return metrics
+
+
+def start_run(definition: Mapping[str, Any], device: torch.device) -> Run:
+    """Build the model, the objective and the optimiser of a definition; the weights are a function of its seed."""
+    seed = str(definition["seed"])
+    schedule = resolve(Schedule, definition["schedule"], "schedules")
+    options = dict(definition["objective"])
+    module = registry.load("objective", options.pop("module"))
+    torch.manual_seed(derive(seed, "weights"))
+    encoder = encoders.build(resolve(encoders.Config, definition["model"], "models"))
+    objective = module.Objective(encoder, resolve(module.Config, options, "objectives")).to(device)
+    if device.type == "cpu":
+        # Measured in bf16 on a CPU, short sequences: fused attention takes twice the time of plain products.
+        for part in objective.modules():
+            if hasattr(part, "fused_attn"):
+                part.fused_attn = False
+    objective.train()
+    optimizer = build_optimizer(objective, schedule)
+    return Run(encoder, objective, optimizer, schedule, seed, device)
+
+
+def train_loop(
+    run_name: str, run: Run, train: Images, tables: Mapping[str, Images], folder: Path, execution: Execution
+) -> None:
+    """Take the steps that are left, validating and saving on the way."""
+    schedule = run.schedule
+    points = set(schedule.validation_steps())
+    if run.step == 0 and not run.curve:
+        validate(run, tables)
+    batches = Batches(train, schedule.batch_size, run.seed, execution.workers)
+    saved = time.monotonic()
+    total, batch_size = schedule.images_seen, schedule.batch_size
+    with Meter(f"pretrain {run_name}", total, "images", run.step * batch_size) as meter:
+        for images in batches.stream(run.step, schedule.steps):
+            train_step(run, torch.from_numpy(images))
+            if run.step in points:
+                validate(run, tables)
+            elif time.monotonic() - saved >= execution.checkpoint_seconds:
+                save_checkpoint(folder, run.state())
+                saved = time.monotonic()
+            note = "validation loss " + next(f"{p['loss']:.4f}" for p in reversed(run.curve) if p["split"] == "val")
+            meter.update(run.step * batch_size, note)
+
+
+def train_step(run: Run, images: torch.Tensor) -> None:
+    """One optimiser step.
+
+    Args:
+        run: is changed.
+        images: uint8 ``(B, 3, H, W)``.
+    """
+    schedule, step = run.schedule, run.step
+    set_learning_rate(run.optimizer, schedule.learning_rate(step))
+    torch.manual_seed(derive(run.seed, "layers", step))  # drop path and dropout draw from the global generator
+    pixels = random_resized_crop(
+        images.to(run.device, non_blocking=True),
+        schedule.crop_scale,
+        schedule.crop_ratio,
+        schedule.horizontal_flip,
+        generator(run.seed, "augment", step),
+    )
+    with autocast(run.device, schedule.precision):
+        loss = run.objective(run.encoder.normalize(pixels), generator(run.seed, "mask", step))["loss"]
+    loss.backward()
+    gradients = [p.grad for p in run.objective.parameters() if p.grad is not None]
+    run.gradient_norm = torch.nn.utils.get_total_norm(gradients)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.loss_sum = run.loss_sum + loss.detach()
+    run.loss_steps += 1
+    run.step += 1
+
+
+def validate(run: Run, tables: Mapping[str, Images]) -> None:
+    """Add a point to each curve.
+
+    Raises:
+        UserError: a loss is not finite.
+    """
+    seen = run.step * run.schedule.batch_size
+    rate = run.schedule.learning_rate(max(run.step - 1, 0))
+    losses = {"train": float(run.loss_sum) / run.loss_steps} if run.loss_steps else {}
+    for split, images in tables.items():
+        losses[split] = fixed_loss(run.objective, run.encoder, images, run.device, run.schedule.precision)
+    for split, loss in losses.items():
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the {split} loss is {loss} after {seen} images seen; lower base_learning_rate or lengthen warmup_images "
+                "in the run's schedule (nothing was written)."
+            )
+        norm = float(run.gradient_norm) if split == "train" else None
+        rate_ = rate if split == "train" else None
+        run.curve.append({"images_seen": seen, "split": split, "loss": loss, "learning_rate": rate_, "grad_norm": norm})
+    run.loss_sum, run.loss_steps = torch.zeros((), device=run.device), 0
+
+
+def summarize(run: Run, definition: Mapping[str, Any], unique_images: int, flops_per_image: float) -> dict[str, Any]:
+    """What ``metrics.json`` holds: definition, libraries, last losses, and facts for the axes of a plot."""
+    last = {point["split"]: point["loss"] for point in run.curve}
+    seen = run.step * run.schedule.batch_size
+    return {
+        "definition": dict(definition),
+        "libraries": artifacts.libraries(),
+        "metrics": {"val_loss": last["val"], "seen_loss": last["seen"], "train_loss": last["train"]},
+        "facts": {
+            "unique_images": unique_images,
+            "images_seen": seen,
+            "encoder_params": sum(p.numel() for p in run.encoder.module.parameters()),
+            "flops": flops_per_image * seen,
+        },
+    }
+
+
+def write_curve(file: Path, curve: list[dict[str, Any]]) -> None:
+    """Write the curve with a fixed schema."""
+    schema = pa.schema(
+        [
+            ("images_seen", pa.int64()),
+            ("split", pa.string()),
+            ("loss", pa.float64()),
+            ("learning_rate", pa.float64()),
+            ("grad_norm", pa.float64()),
+        ]
+    )
+    pq.write_table(pa.Table.from_pylist(curve, schema=schema), file)

@@ -1,0 +1,39 @@
+"""Every test starts from the same seed and cannot reach the network."""
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _same_seed() -> None:
+    np.random.seed(0)  # noqa: NPY002 - libraries that draw from the global generator
+    try:
+        import torch
+    except ImportError:
+        return
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = socket.socket.connect
+
+    def only_local(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX and not str(address[0]).startswith(("127.", "localhost", "::1")):  # type: ignore[index]
+            raise RuntimeError(f"a test tried to reach {address}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", only_local)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real images; continuous integration has them."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the folder of real images '../shared', which is not here")
+    return SHARED

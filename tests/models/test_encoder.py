@@ -1,0 +1,124 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mimcore.artifacts import read_json
+from mimcore.errors import UserError
+from mimcore.models import encoder as encoders
+from mimcore.models.patches import encode_patches, patchify
+from mimcore.models.positions import sincos_positions
+
+CONFIG = encoders.Config(
+    architecture="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3
+)
+BARE_TIMM = """
+import json, sys, torch, timm
+from safetensors.torch import load_file
+assert "mimcore" not in sys.modules
+folder = sys.argv[1]
+model = json.load(open(folder + "/model.json"))
+encoder = timm.create_model(model["timm"]["model_name"], **model["timm"]["kwargs"])
+encoder.load_state_dict(load_file(folder + "/encoder.safetensors"), strict=True)
+images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+torch.save(encoder.eval().forward_features(images), folder + "/features.pt")
+"""
+
+
+def test_export_loads_into_bare_timm(tmp_path: Path) -> None:
+    encoder = encoders.build(CONFIG)
+    encoders.save(encoder, tmp_path, {})
+    subprocess.run([sys.executable, "-I", "-c", BARE_TIMM, str(tmp_path)], check=True, cwd=tmp_path)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = torch.load(tmp_path / "features.pt", weights_only=True)
+    assert torch.equal(features, encoder.module.eval().forward_features(images))
+
+
+def test_save_and_load_give_the_same_weights(tmp_path: Path) -> None:
+    encoder = encoders.build(CONFIG)
+    encoders.save(encoder, tmp_path, {"seed": "s0"})
+    loaded = encoders.load(tmp_path)
+    assert loaded.image_size == 32
+    assert loaded.patch_size == 8
+    for name, tensor in encoder.module.state_dict().items():
+        assert torch.equal(loaded.module.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "shape", "broken", "absent"])
+def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, fault: str) -> None:
+    encoders.save(encoders.build(CONFIG), tmp_path, {})
+    file = tmp_path / "encoder.safetensors"
+    state = load_file(file)
+    if fault == "missing":
+        del state["norm.weight"]
+    elif fault == "extra":
+        state["other"] = torch.zeros(1)
+    elif fault == "shape":
+        state["norm.weight"] = torch.zeros(25)
+    save_file(state, file)
+    if fault == "broken":
+        file.write_bytes(file.read_bytes()[:100])
+    elif fault == "absent":
+        file.unlink()
+    with pytest.raises(UserError, match=r"encoder\.safetensors"):
+        encoders.load(tmp_path)
+
+
+def test_patches_of_all_positions_equal_timm() -> None:
+    encoder = encoders.build(CONFIG)
+    images = torch.randn(2, 3, 32, 32)
+    everything = torch.arange(16).expand(2, -1)
+    ours = encode_patches(encoder.module, patchify(images, 8), everything)
+    torch.testing.assert_close(ours, encoder.module.forward_features(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "vit_base_patch16_clip_224"])
+def test_other_vits_of_timm(name: str) -> None:
+    """Registers, a norm before the blocks, positions without the prefix: all through one door."""
+    config = encoders.Config(architecture=name, image_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=3)
+    encoder = encoders.build(config)
+    images = torch.randn(2, 3, 32, 32)
+    ours = encode_patches(encoder.module, patchify(images, 8), torch.arange(16).expand(2, -1))
+    torch.testing.assert_close(ours, encoder.module.forward_features(images), rtol=1e-4, atol=1e-5)
+
+
+def test_patchify_has_an_inverse() -> None:
+    images = torch.randn(2, 3, 16, 24)
+    patches = patchify(images, 4)
+    assert patches.shape == (2, 24, 48)
+    assert torch.equal(patchify(patches, 4, inverse=(16, 24)), images)
+    # The second patch of the first row: rows 0-3, columns 4-7, channels last.
+    assert torch.equal(patches[0, 1].view(4, 4, 3), images[0, :, :4, 4:8].permute(1, 2, 0))
+
+
+def test_positions_tell_all_places_apart() -> None:
+    positions = sincos_positions(16, (5, 7), prefix=1)[0]
+    assert torch.equal(positions[0], torch.zeros(16))
+    distances = torch.cdist(positions[1:], positions[1:]) + 9 * torch.eye(35)
+    assert distances.min() > 0.05
+
+
+def test_fresh_keeps_weights_and_resamples_positions() -> None:
+    encoder = encoders.build(CONFIG)
+    larger = encoder.fresh(img_size=48, drop_path_rate=0.1, num_classes=7)
+    assert larger.module.pos_embed.shape == (1, 1 + 36, 24)
+    assert torch.equal(larger.module.blocks[1].mlp.fc1.weight, encoder.module.blocks[1].mlp.fc1.weight)
+    assert larger.module(torch.zeros(1, 3, 48, 48)).shape == (1, 7)
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ValueError, match="patch_size 7 does not divide image_size 32"):
+        encoders.Config(image_size=32, patch_size=7)
+    with pytest.raises(UserError, match="did you mean 'vit_tiny_patch16_224'"):
+        encoders.build(encoders.Config(architecture="vit_tinny_patch16_224"))
+
+
+def test_model_json_needs_nothing_of_ours(tmp_path: Path) -> None:
+    encoders.save(encoders.build(CONFIG), tmp_path, {"seed": "s0"})
+    assert read_json(tmp_path / "model.json")["timm"] == {
+        "model_name": "vit_tiny_patch16_224",
+        "kwargs": {"img_size": 32, "patch_size": 8, "num_classes": 0, "embed_dim": 24, "depth": 2, "num_heads": 3},
+    }
