@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def random_resized_crop(images: Tensor, scale: tuple[float, float], generator: torch.Generator) -> Tensor:
+def random_resized_crop(images: Tensor, scale: tuple[float, float], mirror: bool, generator: torch.Generator) -> Tensor:
     """Crop a random part of each image, resize it to the whole, and mirror half of them.
 
     The part has a uniform share of the area and a log-uniform aspect ratio in [3/4, 4/3] (Szegedy et al. 2015;
@@ -16,6 +16,7 @@ def random_resized_crop(images: Tensor, scale: tuple[float, float], generator: t
     Args:
         images: float ``(B, C, H, W)``.
         scale: least and greatest share of the area.
+        mirror: whether half of the images are mirrored.
         generator: on the CPU, so that the crops are the same on every device.
 
     Returns:
@@ -26,15 +27,15 @@ def random_resized_crop(images: Tensor, scale: tuple[float, float], generator: t
     ratio = torch.exp((2 * draws[1] - 1) * math.log(4 / 3))
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     x, y = (1 - width) * (2 * draws[2] - 1), (1 - height) * (2 * draws[3] - 1)
-    mirror = torch.where(draws[4] < 0.5, -1.0, 1.0)
+    sign = torch.where(draws[4] < 0.5, -1.0, 1.0) if mirror else torch.ones(len(images))
     zero = torch.zeros(len(images))
-    rows = torch.stack([torch.stack([width * mirror, zero, x], 1), torch.stack([zero, height, y], 1)], 1)
+    rows = torch.stack([torch.stack([width * sign, zero, x], 1), torch.stack([zero, height, y], 1)], 1)
     grid = F.affine_grid(rows.to(images), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def large_scale_jitter(
-    image: Tensor, boxes: Tensor, draws: Tensor, frame: int, scale: tuple[float, float]
+    image: Tensor, boxes: Tensor, draws: Tensor, frame: int, scale: tuple[float, float], mirror: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mirror half of the images, resize by a random factor, and crop what outgrows the frame.
 
@@ -46,6 +47,7 @@ def large_scale_jitter(
         draws: four numbers in [0, 1): mirror, factor, place down, place across.
         frame: greatest height and width of what is returned, pixels.
         scale: least and greatest factor.
+        mirror: whether half of the images are mirrored.
 
     Returns:
         image, uint8 ``(3, h, w)`` with h, w <= frame; its boxes, float ``(M, 4)``; which of the N they are, bool ``(N,)``.
@@ -53,7 +55,7 @@ def large_scale_jitter(
     """
     flip, factor, down, across = draws.tolist()
     _, height, width = image.shape
-    if flip < 0.5:
+    if mirror and flip < 0.5:
         image = image.flip(2)
         boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
     factor = scale[0] + (scale[1] - scale[0]) * factor

@@ -48,6 +48,8 @@ class Config(Recipe):
     layer_decay: float = Field(0.7, gt=0, le=1)
     #: Least and greatest factor of the random resizing (large-scale jitter: Ghiasi et al. 2021).
     jitter: tuple[float, float] = (0.1, 2.0)
+    #: Whether half of the images are mirrored; not for letters and digits.
+    mirror: bool = True
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":
@@ -112,7 +114,7 @@ def _losses(
 
     def read(item: tuple[np.ndarray, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
         pairs = zip(item[0].tolist(), item[1], strict=True)
-        return [scenes.training(position, draw, config.jitter, tuned.mean) for position, draw in pairs]
+        return [scenes.training(position, draw, config.jitter, config.mirror, tuned.mean) for position, draw in pairs]
 
     batches = ahead(read, draws(), context.workers)
 

@@ -53,6 +53,8 @@ class Config(Recipe):
     augmentation: str = Field("random_resized_crop", pattern="^(random_resized_crop|none)$")
     #: Least and greatest share of the area that a crop keeps (timm's and torchvision's default, used by MAE).
     crop_scale: tuple[float, float] = (0.08, 1.0)
+    #: Whether ``random_resized_crop`` mirrors half of the images; not for letters and digits.
+    mirror: bool = True
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":
@@ -105,7 +107,7 @@ def _losses(tuned: Encoder, classes: int, config: Config, images: Images, contex
         pixels, target = (part.to(context.device, non_blocking=True) for part in next(batches))
         pixels = tuned.normalize(pixels)
         if config.augmentation == "random_resized_crop":
-            pixels = random_resized_crop(pixels, config.crop_scale, generator)
+            pixels = random_resized_crop(pixels, config.crop_scale, config.mirror, generator)
         if mixup is not None:
             pixels, target = mixup(pixels, target)
         with autocast(context.device, config.precision):

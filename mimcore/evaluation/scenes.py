@@ -92,7 +92,7 @@ class Scenes:
         return np.tile(np.array([image.shape[2] / width, image.shape[1] / height], np.float32), 2)
 
     def training(
-        self, position: int, draws: Tensor, scale: tuple[float, float], mean: tuple[float, ...]
+        self, position: int, draws: Tensor, scale: tuple[float, float], mirror: bool, mean: tuple[float, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One image for training, jittered (``large_scale_jitter``) and padded, without crowds.
 
@@ -103,7 +103,7 @@ class Scenes:
         single = ~truth.crowd
         boxes = torch.from_numpy(truth.boxes[single] * self.ratio(position, image))
         labels = torch.from_numpy(truth.labels[single])
-        image, boxes, kept = large_scale_jitter(image, boxes, draws, self.image_size, scale)
+        image, boxes, kept = large_scale_jitter(image, boxes, draws, self.image_size, scale, mirror)
         return pad(image, self.image_size, mean), boxes, labels[kept]
 
     def testing(self, position: int, mean: tuple[float, ...]) -> tuple[Tensor, np.ndarray]:
