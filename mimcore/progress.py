@@ -63,6 +63,29 @@ class Meter:
             print(f"{self.title}: done, {self.rate:,.0f} {self.unit}/s, {_duration(seconds)}", file=sys.stderr, flush=True)
 
 
+class Phases:
+    """A meter for work of several phases: called with the phase, and how many of its units are done and in all."""
+
+    def __init__(self, title: str, unit: str = "images") -> None:
+        self.title, self.unit = title, unit
+        self._phase = ""
+        self._meter: Meter | None = None
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Show the progress of a phase; a new one begins when its name does."""
+        if self._meter is None or phase != self._phase:
+            self.close()
+            self._phase = phase
+            self._meter = Meter(f"{self.title}, {phase}", total, self.unit).__enter__()
+        self._meter.update(done)
+
+    def close(self) -> None:
+        """End the last phase."""
+        if self._meter is not None:
+            self._meter.__exit__(None, None, None)
+            self._meter = None
+
+
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

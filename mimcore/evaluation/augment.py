@@ -1,37 +1,8 @@
-"""Augmentation of labelled images, on their device, and of images with boxes."""
-
-import math
+"""Augmentation of images with boxes."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-
-def random_resized_crop(images: Tensor, scale: tuple[float, float], mirror: bool, generator: torch.Generator) -> Tensor:
-    """Crop a random part of each image, resize it to the whole, and mirror half of them.
-
-    The part has a uniform share of the area and a log-uniform aspect ratio in [3/4, 4/3] (Szegedy et al. 2015;
-    torchvision's ``RandomResizedCrop``); a side longer than the image is cut to it. Resampling is bilinear.
-
-    Args:
-        images: float ``(B, C, H, W)``.
-        scale: least and greatest share of the area.
-        mirror: whether half of the images are mirrored.
-        generator: on the CPU, so that the crops are the same on every device.
-
-    Returns:
-        float ``(B, C, H, W)``.
-    """
-    draws = torch.rand(5, len(images), generator=generator)
-    area = scale[0] + (scale[1] - scale[0]) * draws[0]
-    ratio = torch.exp((2 * draws[1] - 1) * math.log(4 / 3))
-    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-    x, y = (1 - width) * (2 * draws[2] - 1), (1 - height) * (2 * draws[3] - 1)
-    sign = torch.where(draws[4] < 0.5, -1.0, 1.0) if mirror else torch.ones(len(images))
-    zero = torch.zeros(len(images))
-    rows = torch.stack([torch.stack([width * sign, zero, x], 1), torch.stack([zero, height, y], 1)], 1)
-    grid = F.affine_grid(rows.to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def large_scale_jitter(

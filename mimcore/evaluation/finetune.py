@@ -13,7 +13,7 @@ from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from mimcore.evaluation.augment import random_resized_crop
+from mimcore.data.crops import random_resized_crop
 from mimcore.evaluation.features import ahead, autocast
 from mimcore.evaluation.recipe import Recipe, encoder_groups, order, train
 from mimcore.evaluation.task import (
@@ -33,6 +33,9 @@ from mimcore.models.encoder import Encoder
 METRICS = {"top1": Metric("Top-1 accuracy after fine-tuning")}
 PIXELS = False
 NEEDS: Needs = "labels"
+
+#: Least and greatest width over height of a crop (torchvision's and timm's default, used by MAE).
+CROP_RATIO = (3 / 4, 4 / 3)
 
 
 class Config(Recipe):
@@ -105,9 +108,9 @@ def _losses(tuned: Encoder, classes: int, config: Config, images: Images, contex
 
     def losses(step: int) -> Tensor:
         pixels, target = (part.to(context.device, non_blocking=True) for part in next(batches))
-        pixels = tuned.normalize(pixels)
         if config.augmentation == "random_resized_crop":
-            pixels = random_resized_crop(pixels, config.crop_scale, config.mirror, generator)
+            pixels = random_resized_crop(pixels, config.crop_scale, CROP_RATIO, config.mirror, generator)
+        pixels = tuned.normalize(pixels)
         if mixup is not None:
             pixels, target = mixup(pixels, target)
         with autocast(context.device, config.precision):

@@ -156,6 +156,17 @@ def initialize(module: nn.Module) -> None:
             nn.init.zeros_(part.bias)
 
 
+def place(module: nn.Module, device: torch.device) -> nn.Module:
+    """Move a model to its device and choose the attention that is fast there.
+
+    On a CPU, for the short sequences of masked image modeling, plain products took half the time of fused attention.
+    """
+    for part in module.modules():
+        if hasattr(part, "fused_attn"):
+            part.fused_attn = bool(timm.layers.use_fused_attn()) and device.type != "cpu"
+    return module.to(device)
+
+
 def save(encoder: Encoder, folder: Path, definition: Mapping[str, Any]) -> None:
     """Write ``encoder.safetensors`` (timm's own keys) and ``model.json`` into ``folder``."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.module.state_dict().items()}

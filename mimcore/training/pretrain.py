@@ -20,7 +20,7 @@ from mimcore.errors import UserError
 from mimcore.execution import Execution
 from mimcore.models import encoder as encoders
 from mimcore.progress import Meter
-from mimcore.training.augment import random_resized_crop
+from mimcore.data.crops import random_resized_crop
 from mimcore.training.checkpoint import die_with_parent, load_checkpoint, save_checkpoint, scratch, scratch_key
 from mimcore.training.flops import training_flops_per_image
 from mimcore.training.optimizer import build_optimizer, set_learning_rate
@@ -147,12 +147,8 @@ def start_run(definition: Mapping[str, Any], device: torch.device) -> Run:
     module = registry.load("objective", options.pop("module"))
     torch.manual_seed(derive(seed, "weights"))
     encoder = encoders.build(resolve(encoders.Config, definition["model"], "models"))
-    objective = module.Objective(encoder, resolve(module.Config, options, "objectives")).to(device)
-    if device.type == "cpu":
-        # Measured in bf16 on a CPU, short sequences: fused attention takes twice the time of plain products.
-        for part in objective.modules():
-            if hasattr(part, "fused_attn"):
-                part.fused_attn = False
+    objective = module.Objective(encoder, resolve(module.Config, options, "objectives"))
+    encoders.place(objective, device)
     objective.train()
     optimizer = build_optimizer(objective, schedule)
     return Run(encoder, objective, optimizer, schedule, seed, device)

@@ -28,7 +28,7 @@ class Schedule(Definition):
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     #: Arithmetic of matrix products; weights, norms and losses are float32 in both.
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
     #: Area of the random crop, part of the image (table 8: RandomResizedCrop with (0.2, 1)).
     crop_scale: tuple[float, float] = (0.2, 1.0)
     #: Width over height of the random crop (torchvision's default).

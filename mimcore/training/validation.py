@@ -24,7 +24,7 @@ class ImageTable(Protocol):
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
     """Matrix products in the schedule's precision; weights, norms and losses stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2.functional import resized_crop
 
-from mimcore.training.augment import draw_crops, random_resized_crop
+from mimcore.data.crops import draw_crops, random_resized_crop
 
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 

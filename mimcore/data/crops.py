@@ -1,4 +1,4 @@
-"""Augmentation on the device: random resized crop and flip of a whole batch, as two matrix products."""
+"""Random resized crop and flip of a whole batch on its device, as two matrix products."""
 
 import math
 
