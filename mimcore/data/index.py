@@ -146,7 +146,8 @@ def _check_labels(rows: pa.Table, classes: Classes) -> tuple[pa.Table, list[Skip
     """Set aside what has a label or a class of a box that has no name."""
     reasons: dict[int, str] = {}
     if classes.boxes is not None and "box_labels" in rows.column_names:
-        parents = pc.list_parent_indices(rows["box_labels"]).to_numpy()
+        lengths = pc.list_value_length(rows["box_labels"]).fill_null(0).to_numpy()
+        parents = np.repeat(np.arange(rows.num_rows), lengths)
         values = pc.list_flatten(rows["box_labels"]).to_numpy()
         for place in np.flatnonzero((values < 0) | (values >= len(classes.boxes))):
             reasons[int(parents[place])] = f"box label {values[place]} is outside the {len(classes.boxes)} classes"

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -70,6 +71,18 @@ def test_labels_out_of_range(tmp_path: Path, picture: Any, write_tar: Any, index
     (tmp_path / "pool/names.json").write_text('{"a": 0}')
     with pytest.raises(UserError, match=r"names\.json: a list of class names is needed"):
         indexed(tmp_path, "p", options)
+
+
+def test_box_labels_out_of_range(tmp_path: Path, picture: Any, write_tar: Any, indexed: Any) -> None:
+    for shard, labels in enumerate([[[0], [1, 0]], [[], [1, 2]]]):
+        keys = [f"{shard}{number}" for number in range(2)]
+        write_tar(tmp_path / f"pool/{shard}.tar", {f"{key}.png": picture(1) for key in keys})
+        pq.write_table(pa.table({"key": keys, "box_labels": labels}), tmp_path / f"pool/{shard}.parquet")
+    (tmp_path / "pool/names.json").write_text('["a", "b"]')
+    options = {"format": "tar", "path": "pool", "val_images": 1, "box_classes": "names.json"}
+    card = indexed(tmp_path, "p", {**options, "max_skipped_fraction": 0.3})
+    assert card["box_classes"] == ["a", "b"]
+    assert card["skipped"] == [{"key": "11", "shard": "1.tar", "reason": "box label 2 is outside the 2 classes"}]
 
 
 def test_duplicate_keys(tmp_path: Path, picture: Any, write_tar: Any, indexed: Any) -> None:

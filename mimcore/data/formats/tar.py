@@ -26,6 +26,8 @@ class Config(SplitConfig):
     train: str = "*.tar"
     #: JSON file with the names of the classes in the order of the labels.
     classes: str | None = None
+    #: JSON file with the names of the classes of boxes, in the order of ``box_labels``.
+    box_classes: str | None = None
 
 
 def list_shards(config: Config, root: Path) -> list[Shard]:
@@ -49,8 +51,11 @@ def index_shard(config: Config, root: Path, shard: Shard) -> ShardIndex:
 
 
 def classes(config: Config, root: Path) -> Classes:
-    """Names of the labels, if there is a file of them."""
-    return Classes(labels=read_classes(root / config.classes) if config.classes else None)
+    """Names of the labels and of the boxes, if there are files of them."""
+    return Classes(
+        labels=read_classes(root / config.classes) if config.classes else None,
+        boxes=read_classes(root / config.box_classes) if config.box_classes else None,
+    )
 
 
 def index_tar(path: Path, name: str, split: str) -> ShardIndex:
