@@ -28,9 +28,10 @@ def decode(data: bytes, image_size: int | None = None) -> U8:
 
     Args:
         data: the encoded bytes.
-        image_size: side of the square, pixels: the largest centred square, resampled (bicubic with antialiasing)
-            unless it has this side already. In pixels of the image, the square begins at
-            ``((width - side) // 2, (height - side) // 2)``, where ``side = min(width, height)``.
+        image_size: side of the square, pixels: the largest centred square, resampled (bicubic with antialiasing,
+            which at the edges takes in what lies beyond them) unless it has this side already. In pixels of
+            the image, the square begins at ``((width - side) // 2, (height - side) // 2)``, where
+            ``side = min(width, height)``.
             None keeps the image whole.
 
     Returns:

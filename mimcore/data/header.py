@@ -25,7 +25,7 @@ class BrokenImageError(ValueError):
 def inspect(data: bytes) -> Header:
     """Read the size of an encoded image, and check that it is whole.
 
-    JPEG, PNG and WebP are checked by their end markers, which takes microseconds; other kinds are decoded.
+    JPEG and WebP are checked by their end, PNG by its checksums, which takes microseconds; other kinds are decoded.
 
     Raises:
         BrokenImageError: it cannot be used.
@@ -36,12 +36,15 @@ def inspect(data: bytes) -> Header:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
             _check_size(width, height)
-            if not _is_whole(image, data):
-                raise BrokenImageError("truncated")
             if image.mode == "F":
                 raise BrokenImageError("floating-point pixels")
+            if image.format == "TIFF":
+                # Pillow turns these by itself, and then forgets the orientation.
+                image.load()
             if _may_be_turned(image, data) and image.getexif().get(0x0112, 1) >= 5:
                 width, height = height, width
+            if not _is_whole(image, data):
+                raise BrokenImageError("truncated")
     except BrokenImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -61,19 +64,20 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _is_whole(image: Image.Image, data: bytes) -> bool:
-    if image.format in ("JPEG", "MPO"):
+    if image.format in ("JPEG", "MPO") and (start := _scan_start(data)):
         # Thumbnails in the header have an end marker of their own, so look behind the start of the scan.
-        return data.find(b"\xff\xd9", _scan_start(data)) >= 0
-    if image.format == "PNG":
-        return b"IEND\xaeB`\x82" in data[-1024:] or data.find(b"IEND\xaeB`\x82") >= 0
+        return data.find(b"\xff\xd9", start) >= 0
+    if image.format == "PNG" and not _may_be_turned(image, data):
+        image.verify()
+        return b"IEND\xaeB`\x82" in data
     if image.format == "WEBP":
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
     image.load()
-    return True
+    return image.format != "PNG" or b"IEND\xaeB`\x82" in data
 
 
-def _scan_start(data: bytes) -> int:
-    """Where the compressed data of a JPEG begins: behind the segments, each with its length."""
+def _scan_start(data: bytes) -> int | None:
+    """Where the compressed data of a JPEG begins: behind the segments, each with its length; None if there is none."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
         if data[place + 1] == 0xDA:
@@ -82,7 +86,7 @@ def _scan_start(data: bytes) -> int:
             place += 1
             continue
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return len(data)
+    return None
 
 
 def _may_be_turned(image: Image.Image, data: bytes) -> bool:

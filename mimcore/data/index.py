@@ -100,15 +100,15 @@ def _digest(pool: Pool) -> str:
 def _part(pool: Pool, shard: Shard, folder: Path) -> ShardIndex:
     """The rows of one shard, from the scratch folder if they are there."""
     path = folder / f"{artifacts.digest(list(shard))[:32]}.parquet"
-    if path.is_file():
-        rows = pq.read_table(path, partitioning=None)
-        skipped = [Skipped(*item) for item in json.loads(rows.schema.metadata[b"skipped"])]
-        return ShardIndex(rows.replace_schema_metadata(None), skipped)
-    found = pool.index_shard(shard)
-    with artifacts.file(path) as part:
-        metadata = {"skipped": json.dumps([list(item) for item in found.skipped])}
-        pq.write_table(found.rows.replace_schema_metadata(metadata), part, compression="zstd")
-    return found
+    if not path.is_file():
+        found = pool.index_shard(shard)
+        with artifacts.file(path) as part:
+            metadata = {"skipped": json.dumps([list(item) for item in found.skipped])}
+            pq.write_table(found.rows.replace_schema_metadata(metadata), part, compression="zstd")
+    # Read back even if just written: Parquet renames the items of lists, and an index must not tell the difference.
+    rows = pq.read_table(path, partitioning=None)
+    skipped = [Skipped(*item) for item in json.loads(rows.schema.metadata[b"skipped"])]
+    return ShardIndex(rows.replace_schema_metadata(None), skipped)
 
 
 def _join(tables: list[pa.Table]) -> pa.Table:
@@ -146,7 +146,8 @@ def _check_labels(rows: pa.Table, classes: Classes) -> tuple[pa.Table, list[Skip
     """Set aside what has a label or a class of a box that has no name."""
     reasons: dict[int, str] = {}
     if classes.boxes is not None and "box_labels" in rows.column_names:
-        parents = pc.list_parent_indices(rows["box_labels"]).to_numpy()
+        lengths = pc.list_value_length(rows["box_labels"]).fill_null(0).to_numpy()
+        parents = np.repeat(np.arange(rows.num_rows), lengths)
         values = pc.list_flatten(rows["box_labels"]).to_numpy()
         for place in np.flatnonzero((values < 0) | (values >= len(classes.boxes))):
             reasons[int(parents[place])] = f"box label {values[place]} is outside the {len(classes.boxes)} classes"

@@ -179,7 +179,7 @@ class Batches:
         waiting: deque[Future[U8]] = deque()
         try:
             for step in range(start_step, stop_step):
-                ahead = min(step + 2 * self.workers, stop_step)
+                ahead = min(step + self.workers + 2, stop_step)
                 waiting.extend(pool.submit(self.batch, later) for later in range(step + len(waiting), ahead))
                 yield waiting.popleft().result()
         finally:

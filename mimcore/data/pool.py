@@ -1,20 +1,22 @@
 """A pool: a format, its options, and a folder of images that nobody repacks."""
 
 import hashlib
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from mimcore import definition, registry
+from mimcore import artifacts, definition, registry
 from mimcore.data.paths import pool_root
 from mimcore.definition import Definition
 from mimcore.errors import UserError
+
+#: How the names of images end, in lower case.
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
 
 #: Bytes read at each end of a file for its fingerprint.
 _END = 1 << 16
@@ -29,6 +31,23 @@ class PoolConfig(Definition):
     val_images: int | None = Field(None, ge=1)
     #: Broken images are left out and counted; more than this fraction of them is an error.
     max_skipped_fraction: float = Field(0.01, ge=0, le=1)
+
+
+class SplitConfig(PoolConfig):
+    """Options of formats whose splits are told apart by a name or pattern of files."""
+
+    #: Where the training images are.
+    train: str | None = None
+    #: Where the validation images are; they are taken out of ``train``. Or ``val_images`` are drawn.
+    val: str | None = None
+
+    @model_validator(mode="after")
+    def _one_validation_split(self) -> Self:
+        if (self.val is None) == (self.val_images is None):
+            raise ValueError(
+                "exactly one of 'val' (where the images are) and 'val_images' (how many to draw) is needed"
+            )
+        return self
 
 
 class Shard(NamedTuple):
@@ -153,9 +172,23 @@ def file_shard(root: Path, path: Path) -> Shard:
     try:
         return Shard(path.relative_to(root).as_posix(), path.stat().st_size, fingerprint(path))
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({os.strerror(error.errno or 0).lower()}); mend or remove it."
-        ) from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); mend or remove it.") from error
+
+
+def files_shard(name: str, files: Iterable[Path]) -> Shard:
+    """One listing entry for many files with an image each, so that a listing stays readable.
+
+    A file that is missing has its place in the tag too.
+    """
+    total, lines = 0, []
+    for path in sorted(files):
+        try:
+            length = path.stat().st_size
+            lines.append([path.name, length, fingerprint(path, end_bytes=1 << 12)])
+            total += length
+        except OSError:
+            lines.append([path.name, -1, ""])
+    return Shard(name, total, artifacts.digest(lines)[:16])
 
 
 def match(root: Path, pattern: str | None) -> list[Path]:

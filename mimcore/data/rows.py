@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from mimcore.data.header import BrokenImageError, inspect
 from mimcore.data.pool import ShardIndex, Skipped
+from mimcore.errors import UserError
 
 #: What every row has, in the order of the index.
 REQUIRED: dict[str, pa.DataType] = {
@@ -42,7 +44,16 @@ class Rows:
         self._fields: list[Mapping[str, Any]] = []
         self._skipped: list[Skipped] = []
 
-    def add(self, key: str, shard: str, offset: int, data: bytes, split: str, fields: Mapping[str, Any]) -> None:
+    def add(
+        self,
+        key: str,
+        shard: str,
+        offset: int,
+        data: bytes,
+        split: str,
+        fields: Mapping[str, Any],
+        size: tuple[int, int] | None = None,
+    ) -> None:
         """Look at one image and add its row, or set it aside.
 
         Args:
@@ -52,11 +63,15 @@ class Rows:
             data: the encoded image.
             split: ``train`` or ``val``.
             fields: what else the pool knows of the image.
+            size: width and height that it must have, pixels, since boxes count on them.
         """
         try:
             header = inspect(data)
         except BrokenImageError as error:
             self.skip(key, shard, str(error))
+            return
+        if size is not None and size != tuple(header):
+            self.skip(key, shard, f"{header.width}x{header.height} pixels, but annotated as {size[0]}x{size[1]}")
             return
         checksum = hashlib.sha256(data).hexdigest()[:16]
         self._required.append((key, shard, offset, len(data), header.width, header.height, checksum, split))
@@ -66,14 +81,24 @@ class Rows:
         """Set an image aside."""
         self._skipped.append(Skipped(key, shard, reason))
 
-    def finish(self) -> ShardIndex:
-        """The rows as a table, with what was set aside."""
+    def finish(self, where: Path) -> ShardIndex:
+        """The rows as a table, with what was set aside.
+
+        Raises:
+            UserError: a field has values of the wrong type; ``where`` is named.
+        """
         columns = list(zip(*self._required, strict=True)) or [()] * len(REQUIRED)
         arrays = {name: pa.array(values, kind) for (name, kind), values in zip(REQUIRED.items(), columns, strict=True)}
         # Columns in the order in which they are met, so that the same shard always gives the same table.
         names = dict.fromkeys(name for fields in self._fields for name in fields if name not in REQUIRED)
         for name in names:
-            arrays[name] = column([fields.get(name) for fields in self._fields], OPTIONAL.get(name))
+            try:
+                arrays[name] = column([fields.get(name) for fields in self._fields], OPTIONAL.get(name))
+            except (pa.ArrowException, OverflowError, TypeError) as error:
+                raise UserError(
+                    f"{where}: '{name}' has to be {OPTIONAL[name]}, but not all of it is ({error}); correct it, or"
+                    " give it another name."
+                ) from error
         return ShardIndex(pa.table(arrays), self._skipped)
 
 

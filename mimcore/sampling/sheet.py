@@ -36,4 +36,4 @@ def write_sheet(path: Path, drawn: pa.Table, pool_options: Mapping[str, Any], ro
     for number, image in enumerate(pixels):
         top, left = _GAP + number // columns * step, _GAP + number % columns * step
         sheet[top : top + _SIDE, left : left + _SIDE] = image.transpose(1, 2, 0)
-    Image.fromarray(sheet).save(path, optimize=True)
+    Image.fromarray(sheet).save(path)

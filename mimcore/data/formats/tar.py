@@ -8,36 +8,26 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import model_validator
 
 from mimcore.data.classes import read_classes
-from mimcore.data.pool import Classes, PoolConfig, Shard, ShardIndex, file_shard, fingerprint, match
+from mimcore.data.pool import IMAGE_SUFFIXES, Classes, Shard, ShardIndex, SplitConfig, file_shard, fingerprint, match
 from mimcore.data.rows import REQUIRED, Rows
 from mimcore.errors import UserError
 
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
 
-
-class Config(PoolConfig):
-    """Options of a pool of tar shards. Either ``val`` or ``val_images`` makes the validation split."""
+class Config(SplitConfig):
+    """Options of a pool of tar shards; ``train`` and ``val`` are patterns of shards."""
 
     format: Literal["tar"] = "tar"
-    #: Pattern of the shards with training images.
     train: str = "*.tar"
-    #: Pattern of the shards with validation images; they are taken out of ``train``.
-    val: str | None = None
     #: JSON file with the names of the classes in the order of the labels.
     classes: str | None = None
-
-    @model_validator(mode="after")
-    def _one_split(self) -> Self:
-        if (self.val is None) == (self.val_images is None):
-            raise ValueError("exactly one of 'val' (a pattern of shards) and 'val_images' (a number) is needed")
-        return self
+    #: JSON file with the names of the classes of boxes, in the order of ``box_labels``.
+    box_classes: str | None = None
 
 
 def list_shards(config: Config, root: Path) -> list[Shard]:
@@ -61,8 +51,11 @@ def index_shard(config: Config, root: Path, shard: Shard) -> ShardIndex:
 
 
 def classes(config: Config, root: Path) -> Classes:
-    """Names of the labels, if there is a file of them."""
-    return Classes(labels=read_classes(root / config.classes) if config.classes else None)
+    """Names of the labels and of the boxes, if there are files of them."""
+    return Classes(
+        labels=read_classes(root / config.classes) if config.classes else None,
+        boxes=read_classes(root / config.box_classes) if config.box_classes else None,
+    )
 
 
 def index_tar(path: Path, name: str, split: str) -> ShardIndex:
@@ -75,12 +68,7 @@ def index_tar(path: Path, name: str, split: str) -> ShardIndex:
                 _add(rows, file, name, split, key, members, side.get(key, {}))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error}); mend it or take it out of the pool.") from error
-    try:
-        return rows.finish()
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise UserError(
-            f"{path}: a field of its samples has values of the wrong type ({error}); correct them."
-        ) from error
+    return rows.finish(path)
 
 
 def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
@@ -138,9 +126,9 @@ def _add(
     fields: dict[str, Any] = {}
     if "json" in members:
         try:
-            found = json.loads(_read(file, members["json"]))
-        except ValueError:
-            rows.skip(key, shard, "its .json is not valid JSON")
+            found = dict(json.loads(_read(file, members["json"])))
+        except (ValueError, TypeError):
+            rows.skip(key, shard, "its .json is no mapping")
             return
         fields |= {name: value for name, value in found.items() if isinstance(value, str | int | float | bool | None)}
     fields |= side
