@@ -48,8 +48,8 @@ class Config(Definition):
     #: A validation loss has risen again if it ends above its lowest value by more than this fraction of it (and by more
     #: than twice the seed noise). In Xie et al. 2023 the clear cases rise by 4 % and more, the doubtful one by 0.3 %.
     margin: float = Field(0.01, ge=0)
-    #: Leave the sizes at which the validation loss rose again out of the laws of their setting, if enough sizes remain: an
-    #: over-fitted run is in another regime. What is left out is listed with the fit.
+    #: Leave the sizes at which the validation loss rose again out of the laws of their setting, if enough sizes
+    #: remain: an over-fitted run is in another regime. What is left out is listed with the fit.
     exclude_risen: bool = True
 
 

@@ -98,7 +98,7 @@ class Figures:
             title, axis = f"Gap between unseen and seen images{suffix}", "validation loss − loss on the subset"
             found.append(render(self._by_size(gaps, axis, None).properties(title=title), f"{title} by subset size."))
             title, axis = f"Rise above the lowest validation loss{suffix}", "rise (% of the lowest loss)"
-            margin = 100 * self.fitted["diagnostics"]["overfitting"]["margin"]
+            margin = 100 * self.fitted["diagnostics"]["overfitting"]["thresholds"][objective]
             found.append(render(self._by_size(rises, axis, margin).properties(title=title), f"{title} by subset size."))
         return found
 
