@@ -87,7 +87,7 @@ def _relative_noise(runs: Sequence[Run], objective: str) -> float:
     found = []
     for setting, _, cell in _cells(runs):
         losses = np.array([run.values[VAL_LOSS] for run in cell.values()])
-        if setting.objective == objective and len(losses) > 1:
+        if setting.objective == objective and len(losses) > 1 and np.mean(losses) > 0:
             found.append(float(np.std(losses, ddof=1) / np.mean(losses)))
     return float(np.median(found)) if found else 0.0
 
