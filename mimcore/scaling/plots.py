@@ -215,7 +215,7 @@ class Figures:
         low, high = min(ends) / 1.12, max(ends) * 1.12
         ticks = self.sizes if len(self.sizes) <= 6 else self.sizes[:: -(-len(self.sizes) // 6)]
         ticks = ticks + [n for n in (max(self.sizes) * 2**k for k in (1, 2)) if n <= high]
-        words = "format(datum.value, datum.value < 1e5 ? '.2~s' : '.3~s')"
+        words = "format(datum.value, datum.value >= 1e3 && datum.value < 1e5 ? '.2~s' : '.3~s')"
         axis = alt.Axis(values=ticks, labelExpr=words, labelOverlap="greedy", grid=False)
         return alt.X(
             "n:Q", scale=alt.Scale(type="log", domain=[low, high], nice=False), title="unique images", axis=axis

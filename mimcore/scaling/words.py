@@ -148,9 +148,10 @@ def _forecasts(summary: Sequence[Line], fitted: Mapping[str, Any]) -> list[str]:
         now = one["points"][-1]["mean"]
         if one["fitted"] and one["forecast"]["value"]:
             value, low, high = (one["forecast"][part][0] for part in ("value", "low", "high"))
+            unsure = " (with too few runs for an interval)" if low is None else ""
             found.append(
                 f"With {count(one['forecast']['unique_images'][0])} images the law expects a validation loss of "
-                f"{interval(value, low, high)} of {setting_label(line.setting, settings)}; "
+                f"{interval(value, low, high)}{unsure} of {setting_label(line.setting, settings)}; "
                 f"{count(one['points'][-1]['unique_images'])} images give {number(now)}."
             )
         found += _longer(line, summary, now)

@@ -128,6 +128,13 @@ def test_small_studies_have_a_page_too(build_study, small_plan, change):
     assert "nan" not in " ".join(Page(text).words).lower().split()
 
 
+def test_a_forecast_without_an_interval_says_so(build_study, small_plan):
+    root, _ = build_study(replace(small_plan, sizes=(256, 1024, 4096), seeds=("s0",), overfit=0.0))
+    text = " ".join(Page((write_report(root) / "report.html").read_text(encoding="utf-8")).words)
+    assert "(with too few runs for an interval)" in text
+    assert ">256<" in (root / "report" / "report.html").read_text(encoding="utf-8")
+
+
 def test_two_objectives_share_a_page_and_keep_their_losses_apart(tmp_path, small_plan):
     study = scaling_study.build(tmp_path, small_plan)
     other = scaling_study.build(tmp_path, replace(small_plan, objective="simmim"))
