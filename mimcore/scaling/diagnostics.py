@@ -36,11 +36,12 @@ def diagnose(rows: Sequence[Row], *, confidence: float, margin: float, bootstrap
         ``overfitting`` (runs, cells and settings), ``seed_noise``, ``correlation`` and ``claims``.
     """
     runs, measures = runs_of(rows), headlines_of(rows)
-    noise = {objective: _relative_noise(runs, objective) for objective in _objectives(runs)}
-    risen = {run.name for run in runs if has_risen(run, margin, noise[run.setting.objective])}
+    # Twice the seed noise, since the minimum over a curve lies below the mean of its noise.
+    thresholds = {one: max(margin, 2 * _relative_noise(runs, one)) for one in _objectives(runs)}
+    risen = {run.name for run in runs if has_risen(run, thresholds[run.setting.objective])}
     return {
         "overfitting": {
-            "margin": margin,
+            "thresholds": {objective: tidy(threshold) for objective, threshold in thresholds.items()},
             "runs": [_run_flags(run, run.name in risen) for run in runs],
             "cells": [
                 _cell_flags(setting, size, list(cell.values()), risen, confidence)
@@ -73,18 +74,9 @@ def risen_sizes(diagnosed: Mapping[str, Any], setting: Setting) -> list[int]:
     ]
 
 
-def has_risen(run: Run, margin: float, relative_noise: float) -> bool:
-    """Whether the validation loss ended above its minimum by more than ``margin`` and twice the seed noise.
-
-    The minimum over a curve is below the mean of its noise, so that the bare difference is positive for every run.
-
-    Args:
-        run: the run.
-        margin: fraction of the minimum.
-        relative_noise: standard deviation over seeds as a fraction of the loss.
-    """
-    minimum = run.values[VAL_LOSS] - run.rise
-    return run.rise > max(margin, 2 * relative_noise) * minimum
+def has_risen(run: Run, threshold: float) -> bool:
+    """Whether the validation loss ended above its lowest value by more than ``threshold``, a fraction of that value."""
+    return run.rise > threshold * (run.values[VAL_LOSS] - run.rise)
 
 
 def _relative_noise(runs: Sequence[Run], objective: str) -> float:
@@ -95,7 +87,7 @@ def _relative_noise(runs: Sequence[Run], objective: str) -> float:
     found = []
     for setting, _, cell in _cells(runs):
         losses = np.array([run.values[VAL_LOSS] for run in cell.values()])
-        if setting.objective == objective and len(losses) > 1:
+        if setting.objective == objective and len(losses) > 1 and np.mean(losses) > 0:
             found.append(float(np.std(losses, ddof=1) / np.mean(losses)))
     return float(np.median(found)) if found else 0.0
 

@@ -17,11 +17,20 @@ from mimcore.scaling.drawing import (
     render,
     size_colours,
 )
+from mimcore.scaling.layers import (
+    Points,
+    below,
+    capital,
+    curve_points,
+    data,
+    floor_layers,
+    forecast_layers,
+    mean_curves,
+    padded,
+)
 from mimcore.scaling.numbers import interval, short
 from mimcore.scaling.summary import floors, label, setting_label
 from mimcore.scaling.table import PRETRAIN, VAL_LOSS, Measure, Row, Run, headlines_of, runs_of, settings_of
-
-Points = list[dict[str, Any]]
 
 #: The part of a loss curve that may leave its panel at the top.
 EARLY = 0.12
@@ -98,7 +107,7 @@ class Figures:
             title, axis = f"Gap between unseen and seen images{suffix}", "validation loss − loss on the subset"
             found.append(render(self._by_size(gaps, axis, None).properties(title=title), f"{title} by subset size."))
             title, axis = f"Rise above the lowest validation loss{suffix}", "rise (% of the lowest loss)"
-            margin = 100 * self.fitted["diagnostics"]["overfitting"]["margin"]
+            margin = 100 * self.fitted["diagnostics"]["overfitting"]["thresholds"][objective]
             found.append(render(self._by_size(rises, axis, margin).properties(title=title), f"{title} by subset size."))
         return found
 
@@ -111,17 +120,17 @@ class Figures:
     def _scaling(self, objective: str, measure: Measure) -> Panel:
         points = self._points(objective, measure)
         fits = [fit for fit in self.fitted["fits"] if (fit["objective"], fit["task"]) == (objective, measure.task)]
-        curves = [point for fit in fits for point in _curve_points(fit)]
+        curves = [point for fit in fits for point in curve_points(fit)]
         lows = floors(self.rows, measure)
         ys = [point["y"] for point in points] + [point["y"] for point in curves] + [value for _, value in lows]
-        scale = alt.Scale(domain=_padded(ys), nice=False, zero=False, clamp=True)
+        scale = alt.Scale(domain=padded(ys), nice=False, zero=False, clamp=True)
         ends = [point["n"] for point in points + curves]
         x = self._x(ends)
         y = alt.Y("y:Q", scale=scale, title=label(measure), axis=alt.Axis(tickCount=6))
         colour, dash = self._colour(), self._dash()
         layers = []
         if curves:
-            base = alt.Chart(_data(curves))
+            base = alt.Chart(data(curves))
             layers.append(
                 base.mark_area(opacity=0.13).encode(
                     x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=colour, detail="schedule:N"
@@ -129,23 +138,23 @@ class Figures:
             )
             for ahead, opacity in ((False, 1.0), (True, 0.45)):
                 part = [point for point in curves if point["ahead"] == ahead]
-                line = alt.Chart(_data(part)).mark_line(strokeWidth=2, opacity=opacity)
+                line = alt.Chart(data(part)).mark_line(strokeWidth=2, opacity=opacity)
                 layers.append(line.encode(x=x, y=y, color=colour, strokeDash=dash))
         layers.append(self._marks(points, x, y))
-        layers += _floor_layers(lows, self.model_colours, max(ends), _padded(ys))
+        layers += floor_layers(lows, self.model_colours, max(ends), padded(ys))
         if curves and max(ends) > max(self.sizes):
-            layers += _forecast_layers(max(self.sizes), _padded(ys)[1])
+            layers += forecast_layers(max(self.sizes), padded(ys)[1])
         title = label(measure) if measure.task != PRETRAIN else f"{label(measure)} ({objective})"
-        chart = alt.layer(*layers).properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=_capital(title))
+        chart = alt.layer(*layers).properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=capital(title))
         return render(chart, f"{label(measure)} against unique images, {objective}, with fitted laws.")
 
     def _correlation(self, objective: str, measure: Measure) -> Panel:
         points = self._points(objective, measure)
         few = alt.Axis(tickCount=6)
-        domains = [alt.Scale(domain=_padded([p[part] for p in points]), nice=False) for part in ("loss", "y")]
+        domains = [alt.Scale(domain=padded([p[part] for p in points]), nice=False) for part in ("loss", "y")]
         x = alt.X("loss:Q", scale=domains[0], title=f"validation loss ({objective})", axis=few)
         y = alt.Y("y:Q", scale=domains[1], title=label(measure), axis=few)
-        title: Any = _capital(label(measure))
+        title: Any = capital(label(measure))
         for one in self.fitted["diagnostics"]["correlation"]:
             if (one["objective"], one["task"]) == (objective, measure.task) and one["all"]:
                 rho = interval(one["all"]["estimate"], one["all"]["low"], one["all"]["high"])
@@ -158,21 +167,21 @@ class Figures:
     def _by_size(self, points: Points, axis: str, margin: float | None) -> Any:
         x = self._x([point["n"] for point in points])
         y = alt.Y("y:Q", title=axis, axis=alt.Axis(tickCount=6))
-        lines = alt.Chart(_data(points)).mark_line(strokeWidth=2, opacity=0.8)
+        lines = alt.Chart(data(points)).mark_line(strokeWidth=2, opacity=0.8)
         layers = [
             lines.encode(x=x, y=alt.Y("mean(y):Q", title=axis), color=self._colour(), strokeDash=self._dash()),
             self._marks(points, x, y),
         ]
         if margin is not None:
-            layers += _floor_layers([("counted as a rise", margin)], {}, max(self.sizes), None)
+            layers += floor_layers([("counted as a rise", margin)], {}, max(self.sizes), None)
         return alt.layer(*layers).properties(width=PLOT_WIDTH, height=PLOT_HEIGHT)
 
     def _losses(self, setting: Any) -> Panel:
         names = {run.name for run in self.runs if run.setting == setting}
-        points = _mean_curves([c for c in self.curves if c["run"] in names and c["split"] in ("val", "seen")])
+        points = mean_curves([c for c in self.curves if c["run"] in names and c["split"] in ("val", "seen")])
         last = max(point["x"] for point in points)
-        domain = _padded([point["y"] for point in points if point["x"] >= EARLY * last])
-        points = _below(points, domain[1])
+        domain = padded([point["y"] for point in points if point["x"] >= EARLY * last])
+        points = below(points, domain[1])
         sizes = [str(size) for size in self.sizes]
         x = alt.X(
             "x:Q",
@@ -181,7 +190,7 @@ class Figures:
             scale=alt.Scale(domain=[0, last], nice=False),
         )
         chart = (
-            alt.Chart(_data(points))
+            alt.Chart(data(points))
             .mark_line(strokeWidth=1.8)
             .encode(
                 x=x,
@@ -191,7 +200,7 @@ class Figures:
                     "split:N", scale=alt.Scale(domain=["val", "seen"], range=[[1, 0], [4, 3]]), legend=None
                 ),
             )
-            .properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=_capital(setting_label(setting, self.settings)))
+            .properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=capital(setting_label(setting, self.settings)))
         )
         return render(
             chart, f"Loss curves of {setting}: unseen images and images of the subset, a colour for each size."
@@ -215,7 +224,7 @@ class Figures:
         low, high = min(ends) / 1.12, max(ends) * 1.12
         ticks = self.sizes if len(self.sizes) <= 6 else self.sizes[:: -(-len(self.sizes) // 6)]
         ticks = ticks + [n for n in (max(self.sizes) * 2**k for k in (1, 2)) if n <= high]
-        words = "format(datum.value, datum.value < 1e5 ? '.2~s' : '.3~s')"
+        words = "format(datum.value, datum.value >= 1e3 && datum.value < 1e5 ? '.2~s' : '.3~s')"
         axis = alt.Axis(values=ticks, labelExpr=words, labelOverlap="greedy", grid=False)
         return alt.X(
             "n:Q", scale=alt.Scale(type="log", domain=[low, high], nice=False), title="unique images", axis=axis
@@ -232,7 +241,7 @@ class Figures:
     def _marks(self, points: Points, x: Any, y: Any) -> Any:
         """A marker for each run, hollow where its validation loss rose again."""
         scale = alt.Scale(domain=self.schedules, range=list(self.shapes.values()))
-        marks = alt.Chart(_data(points)).mark_point(size=44, strokeWidth=1.6)
+        marks = alt.Chart(data(points)).mark_point(size=44, strokeWidth=1.6)
         return marks.encode(
             x=x,
             y=y,
@@ -243,93 +252,3 @@ class Figures:
             fillOpacity=alt.condition("datum.risen", alt.value(0), alt.value(0.85)),
             shape=alt.Shape("schedule:N", scale=scale, legend=None),
         )
-
-
-def _data(points: Sequence[Mapping[str, Any]]) -> Any:
-    return {"values": list(points)}
-
-
-def _curve_points(fit: Mapping[str, Any]) -> Points:
-    """The law's curve, cut where the forecast starts: at the largest subset. The means where nothing was fitted."""
-    about = {"model": fit["model"], "schedule": fit["schedule"]}
-    largest = max(point["unique_images"] for point in fit["points"])
-    if not fit["fitted"]:
-        return [
-            {**about, "n": p["unique_images"], "y": p["mean"], "low": p["mean"], "high": p["mean"], "ahead": False}
-            for p in fit["points"]
-        ]
-    found = []
-    curve = fit["curve"]
-    for n, y, low, high in zip(*(curve[k] for k in ("unique_images", "value", "low", "high")), strict=True):
-        band = {"low": y if low is None else min(low, high), "high": y if high is None else max(low, high)}
-        if n <= largest * 1.001:
-            found.append({**about, "n": n, "y": y, **band, "ahead": False})
-        if n >= largest * 0.999:
-            found.append({**about, "n": n, "y": y, **band, "ahead": True})
-    return found
-
-
-def _mean_curves(curves: Sequence[Mapping[str, Any]]) -> Points:
-    """Average the seeds of each size and split where they were measured at the same number of images seen."""
-    grouped: dict[tuple[int, str, int], list[float]] = {}
-    for point in curves:
-        grouped.setdefault((point["unique_images"], point["split"], point["images_seen"]), []).append(point["loss"])
-    return [
-        {"size": str(size), "split": split, "x": seen, "y": sum(losses) / len(losses)}
-        for (size, split, seen), losses in sorted(grouped.items())
-    ]
-
-
-def _below(points: Points, top: float) -> Points:
-    """Cut each loss curve where it comes down through ``top``, so that nothing needs clipping."""
-    found: Points = []
-    before: dict[str, Any] | None = None
-    for point in points:
-        same = before is not None and (before["size"], before["split"]) == (point["size"], point["split"])
-        if point["y"] <= top:
-            if same and before is not None and before["y"] > top:
-                share = (before["y"] - top) / (before["y"] - point["y"])
-                found.append({**point, "x": before["x"] + share * (point["x"] - before["x"]), "y": top})
-            found.append(point)
-        before = point
-    return found
-
-
-def _floor_layers(
-    lows: Sequence[tuple[str, float]], colours: Mapping[str, str], right: float, domain: list[float] | None
-) -> list[Any]:
-    """Dotted lines with their names at the right; names closer than a line of text share one."""
-    merged: list[dict[str, Any]] = []
-    near = 0.06 * (domain[1] - domain[0]) if domain else 0.0
-    for name, value in sorted(lows, key=lambda low: low[1]):
-        if merged and value - merged[-1]["y"] <= near:
-            merged[-1] |= {"text": f"{merged[-1]['text']}, {name}", "y": value}
-        else:
-            merged.append({"text": name, "y": value, "n": right})
-    layers: list[Any] = []
-    for name, value in lows:
-        colour = colours.get(name.removeprefix("untrained "), INK)
-        rule = alt.Chart(_data([{"y": value}])).mark_rule(strokeDash=[1, 3], strokeWidth=1.4, color=colour)
-        layers.append(rule.encode(y="y:Q"))
-    for text in merged:
-        mark = alt.Chart(_data([text])).mark_text(align="right", baseline="bottom", dy=-3, opacity=0.85)
-        layers.append(mark.encode(x="n:Q", y="y:Q", text="text:N"))
-    return layers
-
-
-def _forecast_layers(largest: float, top: float) -> list[Any]:
-    """A line where the data end and the forecast begins."""
-    point = _data([{"n": largest * 1.06, "y": top, "text": "forecast"}])
-    rule = alt.Chart(point).mark_rule(opacity=0.25, color=INK).encode(x="n:Q")
-    words = alt.Chart(point).mark_text(align="left", baseline="top", dx=5, dy=2, opacity=0.7)
-    return [rule, words.encode(x="n:Q", y="y:Q", text="text:N")]
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _padded(values: Sequence[float]) -> list[float]:
-    low, high = min(values), max(values)
-    pad = 0.07 * (high - low) or 0.05 * abs(high) or 1.0
-    return [low - pad, high + pad]

@@ -93,8 +93,8 @@ def _figures(drawn: Figures, folder: Path) -> list[dict[str, Any]]:
         (
             "curves",
             "Loss while training",
-            "Means over seeds, on unseen images and on images of the subset. A solid line that turns up is over-fitting; "
-            "the space between a solid and a dashed line is the gap.",
+            "Means over seeds, on unseen images and on images of the subset. A solid line that turns up is "
+            "over-fitting; the space between a solid and a dashed line is the gap.",
             drawn.losses(),
             drawn.curve_keys(),
         ),

@@ -83,8 +83,8 @@ def learning_rates(rates: Sequence[float]) -> str:
     different = sorted({float(f"{rate:.3g}") for rate in rates})
     if len(different) == 1:
         return (
-            f"Every run peaked at the same learning rate, {different[0]:g}. It was not tuned for each point, and a rate "
-            "that suits one model, size or length better than another bends a scaling curve."
+            f"Every run peaked at the same learning rate, {different[0]:g}. It was not tuned for each point, and a "
+            "rate that suits one model, size or length better than another bends a scaling curve."
         )
     if not different:
         return "The runs do not record their learning rates, so that it cannot be said whether these suit every point."
@@ -148,9 +148,10 @@ def _forecasts(summary: Sequence[Line], fitted: Mapping[str, Any]) -> list[str]:
         now = one["points"][-1]["mean"]
         if one["fitted"] and one["forecast"]["value"]:
             value, low, high = (one["forecast"][part][0] for part in ("value", "low", "high"))
+            unsure = " (with too few runs for an interval)" if low is None else ""
             found.append(
                 f"With {count(one['forecast']['unique_images'][0])} images the law expects a validation loss of "
-                f"{interval(value, low, high)} of {setting_label(line.setting, settings)}; "
+                f"{interval(value, low, high)}{unsure} of {setting_label(line.setting, settings)}; "
                 f"{count(one['points'][-1]['unique_images'])} images give {number(now)}."
             )
         found += _longer(line, summary, now)
@@ -167,8 +168,8 @@ def _longer(line: Line, summary: Sequence[Line], now: float) -> list[str]:
     gain = shortest[1].value - now
     change = "lowered" if gain > 0 else "raised"
     return [
-        f"Training {line.setting.model} on {count(line.largest)} images with the schedule {line.setting.schedule} instead "
-        f"of {same[0].setting.schedule} {change} the validation loss by {number(abs(gain))}."
+        f"On {count(line.largest)} images, the {line.setting.schedule} schedule instead of the "
+        f"{same[0].setting.schedule} one {change} the validation loss of {line.setting.model} by {number(abs(gain))}."
     ]
 
 
