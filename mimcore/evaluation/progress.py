@@ -40,6 +40,7 @@ class Terminal:
         self.bars.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` images are through ``what``."""
         now = time.monotonic()
         if what not in self.tasks:
             self.tasks[what] = self.bars.add_task(f"{self.name}: {what}", total=total, rate=0.0)

@@ -50,8 +50,8 @@ def open_data(
             if images > rows.num_rows:
                 field = "train_images" if name == "train" else "test_images"
                 raise UserError(
-                    f"{field}: {images} images are asked for, but split '{name}' of pool '{config.pool}' has {rows.num_rows}; "
-                    "ask for fewer."
+                    f"{field}: {images} images are asked for, but split '{name}' of pool '{config.pool}' has "
+                    f"{rows.num_rows}; ask for fewer."
                 )
             rows = pick(rows, images, IMAGES_SEED)
         return Images(pool_options, rows, image_size, root, execution.image_cache_mib // 2)
