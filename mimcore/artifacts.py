@@ -94,6 +94,19 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        UserError: it is missing.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; bring it up to date with 'dvc repro'.") from None
+
+
 def libraries() -> dict[str, str]:
     """Versions of the installed libraries that can change a result."""
     found = {}

@@ -39,7 +39,9 @@ def sample(
     output: Path,
     root: Path,
 ) -> dict[str, Any]:
-    """Draw a subset and write ``manifest.parquet``, ``card.json`` and ``contact_sheet.png``.
+    """Draw a subset and write ``manifest.parquet``, ``validation.parquet``, ``card.json`` and ``contact_sheet.png``.
+
+    The pool's validation split travels with the subset: a run then depends on its subset alone.
 
     Args:
         name: of the subset, as in ``params.yaml``.
@@ -81,6 +83,7 @@ def sample(
     }
     with artifacts.directory(output) as part:
         pq.write_table(manifest, part / "manifest.parquet", compression="zstd")
+        pq.write_table(read_split(index, "val"), part / "validation.parquet", compression="zstd")
         artifacts.write_json(part / "card.json", card)
         write_sheet(part / "contact_sheet.png", drawn, pool_options, root)
     return card

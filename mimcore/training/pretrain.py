@@ -105,7 +105,7 @@ def pretrain(
     device = execution.start()
     manifest = pq.read_table(subset / "manifest.parquet")
     validation = pq.read_table(subset / "validation.parquet")
-    inputs = {"subset": artifacts.read_json(subset / "card.json")["digest"]}
+    inputs = {name: artifacts.file_digest(subset / name) for name in ("manifest.parquet", "validation.parquet")}
     record = artifacts.Provenance(provenance, f"pretrain {run_name}", definition, inputs)
     with record, scratch(scratch_root / scratch_key(definition, inputs)) as folder:
         run = start_run(definition, device)

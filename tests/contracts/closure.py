@@ -1,0 +1,63 @@
+"""What a module imports from this package, read from the source: statically, and through imports inside functions."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Modules found by name at run time; a stage declares the one it names, or the folder.
+REGISTRIES = ("mimcore/data/formats", "mimcore/sampling/strategies", "mimcore/objectives", "mimcore/evaluation", "mimcore/scaling/laws")
+#: Ours, but no stage's dependency: they translate, and what they hand over is a parameter.
+TRANSLATORS = {"mimcore/cli.py", "mimcore/study.py", "mimcore/__main__.py", "mimcore/layout.py", "mimcore/explain.py"}
+
+
+@cache
+def imports(file: str) -> frozenset[str]:
+    """Files of the package that ``file`` imports anywhere, type checking aside; paths below the root."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            node.body = [ast.Pass()]
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                found |= resolve(alias.name)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            for alias in node.names:
+                found |= resolve(f"{node.module}.{alias.name}") or resolve(node.module)
+    return frozenset(found)
+
+
+def resolve(module: str) -> set[str]:
+    """The file of a module of ours, or nothing; a package's own file counts if it holds code."""
+    if module != "mimcore" and not module.startswith("mimcore."):
+        return set()
+    path = Path(*module.split("."))
+    if (ROOT / path.with_suffix(".py")).is_file():
+        return {str(path.with_suffix(".py"))}
+    return {str(path / "__init__.py")} if (ROOT / path / "__init__.py").is_file() else set()
+
+
+def closure(*entries: str) -> set[str]:
+    """Every file of the package that the entries reach; package markers without code are left out."""
+    reached: set[str] = set()
+    waiting = list(entries)
+    while waiting:
+        file = waiting.pop()
+        if file not in reached:
+            reached.add(file)
+            waiting += imports(file)
+    return {file for file in reached if Path(file).name != "__init__.py"}
+
+
+def verb_imports(verb: str) -> set[str]:
+    """What a verb of the command line imports inside its function: the entries of its stage."""
+    tree = ast.parse((ROOT / "mimcore/cli.py").read_text(encoding="utf-8"))
+    (function,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == verb]
+    found: set[str] = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= set().union(*(resolve(f"{node.module}.{a.name}") or resolve(node.module) for a in node.names))
+    return found - TRANSLATORS
