@@ -138,7 +138,9 @@ class Provenance:
         self.record["started"] = datetime.now(UTC).isoformat(timespec="seconds")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             return
         self.record |= {

@@ -48,7 +48,9 @@ def use(
 
 @app.command(rich_help_panel=PREPARE)
 def scan(
-    pools: Annotated[list[str] | None, typer.Argument(help="Names of pools; all of the study's if none is given.")] = None,
+    pools: Annotated[
+        list[str] | None, typer.Argument(help="Names of pools; all of the study's if none is given.")
+    ] = None,
     adopt: Annotated[bool, typer.Option("--adopt", help="Pin the pool as it is now, where it has changed.")] = False,
     params: Params = PARAMS,
 ) -> None:
@@ -63,7 +65,10 @@ def scan(
 
 
 @app.command(rich_help_panel=PREPARE)
-def check(params: Params = PARAMS, out: Annotated[Path | None, typer.Option(help="Write a small JSON file if all is well.")] = None) -> None:
+def check(
+    params: Params = PARAMS,
+    out: Annotated[Path | None, typer.Option(help="Write a small JSON file if all is well.")] = None,
+) -> None:
     """Check every definition of the study and name all mistakes at once."""
     from mimcore.artifacts import write_json
 
@@ -90,7 +95,9 @@ def index(pool: str, params: Params = PARAMS) -> None:
         card = build_index(
             pool, options, listing, output, Path.cwd(), layout.SCRATCH, lambda done, total: meter.update(done)
         )
-    print(f"{pool}: {card['train']:,} training and {card['val']:,} validation images, {len(card['skipped'])} set aside.")
+    print(
+        f"{pool}: {card['train']:,} training and {card['val']:,} validation images, {len(card['skipped'])} set aside."
+    )
 
 
 @app.command(rich_help_panel=WORK)
@@ -132,7 +139,15 @@ def pretrain(run: str, params: Params = PARAMS) -> None:
     pool = study.options("pools", study.pool_of("subsets", at.subset))
     subset = layout.subset(at.subset, at.seed)
     result = work(
-        run, declared, pool, subset, output, layout.provenance(output), layout.SCRATCH / "runs", Path.cwd(), study.execution
+        run,
+        declared,
+        pool,
+        subset,
+        output,
+        layout.provenance(output),
+        layout.SCRATCH / "runs",
+        Path.cwd(),
+        study.execution,
     )
     losses = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
     print(f"{run}: {losses}")
@@ -148,7 +163,16 @@ def evaluate(run: str, task: str, params: Params = PARAMS) -> None:
     definition = {"task": study.declared_task(task), "run": study.declared_run(run)}
     pool = study.options("pools", study.pool_of("tasks", task))
     evaluate_run(
-        run, layout.run(run), task, definition, pool, layout.examples(task), output, layout.provenance(output), Path.cwd(), study.execution
+        run,
+        layout.run(run),
+        task,
+        definition,
+        pool,
+        layout.examples(task),
+        output,
+        layout.provenance(output),
+        Path.cwd(),
+        study.execution,
     )
 
 
@@ -162,7 +186,15 @@ def floor(model: str, task: str, params: Params = PARAMS) -> None:
     definition = {"task": study.declared_task(task), "model": study.options("models", model)}
     pool = study.options("pools", study.pool_of("tasks", task))
     evaluate_floor(
-        model, task, definition, pool, layout.examples(task), output, layout.provenance(output), Path.cwd(), study.execution
+        model,
+        task,
+        definition,
+        pool,
+        layout.examples(task),
+        output,
+        layout.provenance(output),
+        Path.cwd(),
+        study.execution,
     )
 
 
@@ -206,7 +238,9 @@ def results() -> None:
 
 
 @app.command(rich_help_panel=ANSWER)
-def explain(stage: Annotated[str, typer.Argument(help="A stage as 'dvc stage list' names it, such as collect.")]) -> None:
+def explain(
+    stage: Annotated[str, typer.Argument(help="A stage as 'dvc stage list' names it, such as collect.")],
+) -> None:
     """Say in words why a stage is stale, or that it is not."""
     from mimcore.explain import explain as work
 
@@ -221,10 +255,16 @@ def _grid(study: Study) -> dict[str, object]:
     return {
         "title": study.grid.title,
         "runs": {
-            name: {"coordinates": at.model_dump(include={"objective", "model", "subset", "schedule", "seed"}), "definition": declared[name]}
+            name: {
+                "coordinates": at.model_dump(include={"objective", "model", "subset", "schedule", "seed"}),
+                "definition": declared[name],
+            }
             for name, at in study.runs.items()
         },
-        "evals": {name: {task: {"task": options, "run": declared[name]} for task, options in tasks.items()} for name in study.runs},
+        "evals": {
+            name: {task: {"task": options, "run": declared[name]} for task, options in tasks.items()}
+            for name in study.runs
+        },
         "floors": {
             model: {task: {"task": options, "model": study.options("models", model)} for task, options in tasks.items()}
             for model in sorted(models)

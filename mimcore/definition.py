@@ -52,7 +52,9 @@ def _sentence(definition: type[Definition], item: Any, where: str) -> str:
     path = ".".join([where, *(str(part) for part in item["loc"])])
     if item["type"] == "extra_forbidden":
         fields = definition.model_fields if len(item["loc"]) == 1 else {}
-        return f"{path}: unknown option; {nearest(str(item['loc'][-1]), fields)}" if fields else f"{path}: unknown option."
+        return (
+            f"{path}: unknown option; {nearest(str(item['loc'][-1]), fields)}" if fields else f"{path}: unknown option."
+        )
     if item["type"] == "missing":
         return f"{path}: required, but not given."
     message = item["msg"].removeprefix("Value error, ")

@@ -29,7 +29,12 @@ class Meter:
         console = Console(file=sys.stderr)
         self._bar: Progress | None = None
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=console, transient=True)
             self._task = self._bar.add_task(title, total=total, completed=done, note="")
 
@@ -55,12 +60,16 @@ class Meter:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
         if kind is None:
             seconds = time.monotonic() - self._start
-            print(f"{self.title}: done, {self.rate:,.0f} {self.unit}/s, {_duration(seconds)}", file=sys.stderr, flush=True)
+            print(
+                f"{self.title}: done, {self.rate:,.0f} {self.unit}/s, {_duration(seconds)}", file=sys.stderr, flush=True
+            )
 
 
 class Phases:

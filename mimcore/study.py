@@ -86,8 +86,12 @@ class Study:
             if not isinstance(block, dict):
                 wrong.append(f"{kind}: must map names to options.")
                 block = {}
-            wrong += [f"{kind}.{n}: must be a mapping of options." for n, d in block.items() if not isinstance(d or {}, dict)]
-            wrong += [f"{kind}.{n}: a name has letters, digits and '_' only." for n in block if not NAME.fullmatch(str(n))]
+            wrong += [
+                f"{kind}.{n}: must be a mapping of options." for n, d in block.items() if not isinstance(d or {}, dict)
+            ]
+            wrong += [
+                f"{kind}.{n}: a name has letters, digits and '_' only." for n in block if not NAME.fullmatch(str(n))
+            ]
             wrong += [f"{kind}.{n}: {message}" for n, d in block.items() for message in _unkeyed(d or {})]
             definitions[kind] = {str(name): dict(options or {}) for name, options in block.items()}
         wrong += problems(Grid, content.get("study") or {}, "study")
@@ -160,7 +164,11 @@ class Study:
             for i, name in enumerate(getattr(self.grid, kind)):
                 if name not in self.definitions[kind]:
                     yield f"study.{kind}.{i}: there is no {kind}.{name}; {nearest(name, self.definitions[kind])}"
-        yield from (f"study.seeds.{i}: '{s}' must be 's' and a number, such as s0." for i, s in enumerate(self.grid.seeds) if not SEED.fullmatch(s))
+        yield from (
+            f"study.seeds.{i}: '{s}' must be 's' and a number, such as s0."
+            for i, s in enumerate(self.grid.seeds)
+            if not SEED.fullmatch(s)
+        )
         for kind in ("subsets", "tasks"):
             for name in getattr(self.grid, kind):
                 pool = self.definitions[kind].get(name, {}).get("pool")
@@ -177,7 +185,9 @@ class Study:
                     yield f"study.extra.{name}.{key}: there is no {key}s.{value}; {nearest(value, self.definitions[f'{key}s'])}"
             if name != extra.name:
                 yield f"study.extra.{name}: a run's name is its coordinates; call it {extra.name}."
-            if extra.objective in self.definitions["objectives"] and extra.module != self.module("objectives", extra.objective):
+            if extra.objective in self.definitions["objectives"] and extra.module != self.module(
+                "objectives", extra.objective
+            ):
                 yield f"study.extra.{name}.module: objectives.{extra.objective} is of module '{self.module('objectives', extra.objective)}'."
             if extra.subset in self.definitions["subsets"] and extra.subset not in self.grid.subsets:
                 yield f"study.extra.{name}.subset: '{extra.subset}' must also be in study.subsets."

@@ -63,7 +63,11 @@ def test_runs_are_named_by_their_coordinates(tmp_path: Path) -> None:
         ("modles", {}, "modles: unknown block; did you mean 'models'?"),
         ("study.subsets", ["n16", "n46"], "study.subsets.1: there is no subsets.n46; did you mean 'n64'"),
         ("study.seeds", ["0"], r"study.seeds.0: '0' must be 's' and a number"),
-        ("study.objectives", ["mae60"], "study.objectives.0: 'mae60' is a variant of module 'mae'; list its runs under study.extra"),
+        (
+            "study.objectives",
+            ["mae60"],
+            "study.objectives.0: 'mae60' is a variant of module 'mae'; list its runs under study.extra",
+        ),
         ("study.modles", [], "study.modles: unknown option; did you mean 'models'"),
         ("study.models", None, "study.models: required, but not given"),
         ("models.my-model", {}, "models.my-model: a name has letters, digits and '_' only"),
@@ -82,7 +86,11 @@ def test_structure_and_names(tmp_path: Path, path: str, value: object, message: 
     [
         ("models.tiny.patch_size", 7, "models.tiny: patch_size 7 does not divide image_size 64"),
         ("models.tiny.patchsize", 8, "models.tiny.patchsize: unknown option; did you mean 'patch_size'"),
-        ("schedules.short.images_seen", 500, "schedules.short: images_seen 500 is not a whole number of batches of 64; nearest are 448 and 512"),
+        (
+            "schedules.short.images_seen",
+            500,
+            "schedules.short: images_seen 500 is not a whole number of batches of 64; nearest are 448 and 512",
+        ),
         ("objectives.mae.mask_ratio", 1.5, "objectives.mae.mask_ratio: input should be less than 1"),
         ("tasks.linaer", {"pool": "digits"}, "tasks.linaer: there is no task called 'linaer'; did you mean 'linear'"),
         ("pools.digits.format", "digitz", "pools.digits: there is no format called 'digitz'; did you mean 'digits'"),
@@ -95,11 +103,15 @@ def test_options(tmp_path: Path, path: str, value: object, message: str) -> None
 
 
 def test_all_mistakes_at_once(tmp_path: Path) -> None:
-    file = write(tmp_path, ("models.tiny.depht", 2), ("schedules.short.images_seen", 500), ("objectives.mae.mask_ratio", 2))
+    file = write(
+        tmp_path, ("models.tiny.depht", 2), ("schedules.short.images_seen", 500), ("objectives.mae.mask_ratio", 2)
+    )
     with pytest.raises(UserError) as caught:
         Study.read(file).check()
     assert "has 3 mistakes" in str(caught.value)
-    assert all(path in str(caught.value) for path in ("models.tiny.depht", "schedules.short", "objectives.mae.mask_ratio"))
+    assert all(
+        path in str(caught.value) for path in ("models.tiny.depht", "schedules.short", "objectives.mae.mask_ratio")
+    )
 
 
 def test_broken_files(tmp_path: Path) -> None:

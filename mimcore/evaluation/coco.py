@@ -6,6 +6,7 @@ again under bootstrap weights of the images (Efron 1979): no image is matched tw
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,8 @@ def _values(
     """Run faster-coco-eval; -1 where there is no true box."""
     from faster_coco_eval import COCO, COCOeval_faster
 
-    annotations, results = [], []
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for image, (truth, found) in enumerate(zip(truths, detections, strict=True), start=1):
         for box, label, area, crowd in zip(truth.boxes, truth.labels, truth.areas, truth.crowd, strict=True):
             entry = {"image_id": image, "category_id": int(label), "bbox": _xywh(box), "area": float(area)}
@@ -127,7 +129,9 @@ def bootstrap(
     """
     random = np.random.default_rng(seed)
     weights = random.multinomial(len(truths), np.full(len(truths), 1 / len(truths)), size=resamples)
-    return {name: float(np.nanstd(table, ddof=1)) for name, table in weighted(truths, detections, classes, weights).items()}
+    return {
+        name: float(np.nanstd(table, ddof=1)) for name, table in weighted(truths, detections, classes, weights).items()
+    }
 
 
 def weighted(
@@ -164,7 +168,7 @@ def weighted(
 
 
 def _precision(hit: np.ndarray, weights: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Average precision at 101 recalls of detections sorted by score: hit bool ``(N,)``, weights ``(B, N)``, total ``(B,)``."""
+    """Average precision of detections by falling score: hit bool ``(N,)``, weights ``(B, N)``, total ``(B,)``."""
     if not len(hit):
         return np.where(total > 0, 0.0, np.nan)
     correct = np.cumsum(weights * hit, axis=1, dtype=np.float64)
@@ -184,8 +188,8 @@ def _match(
     """Match the detections of a class.
 
     Returns:
-        Of all detections, by falling score: image ``(N,)``, hit ``(T, N)``, ignored ``(T, N)``; and the true boxes that count
-        in each image, ``(images,)``.
+        Of all detections, by falling score: image ``(N,)``, hit ``(T, N)``, ignored ``(T, N)``; and the true boxes that
+        count in each image, ``(images,)``.
     """
     images, scores, hits, ignores = [], [], [], []
     positives = np.zeros(len(truths), np.int64)
@@ -212,7 +216,9 @@ def _match(
     return np.concatenate(images)[order], hit, ignored, positives
 
 
-def _greedy(found: np.ndarray, true: np.ndarray, crowd: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _greedy(
+    found: np.ndarray, true: np.ndarray, crowd: np.ndarray, counted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Give each detection, best first, the true box that overlaps it most; boxes that do not count come second.
 
     Returns:

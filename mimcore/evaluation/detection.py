@@ -31,7 +31,7 @@ NEEDS: Needs = "boxes"
 class Config(Recipe):
     """Options of detection; defaults without a source of their own are from ViTDet (Li et al. 2022, appendix A.2)."""
 
-    #: torchvision's detector: ``faster_rcnn`` (Ren et al. 2015), ``retinanet`` (Lin et al. 2017) or ``fcos`` (Tian et al. 2019).
+    #: torchvision's ``faster_rcnn`` (Ren et al. 2015), ``retinanet`` (Lin et al. 2017) or ``fcos`` (Tian et al. 2019).
     head: Head = "faster_rcnn"
     #: Images are resized to fit a square of so many pixels by their longer side, and padded; a multiple of the patch.
     image_size: int = Field(1024, ge=16)
@@ -86,7 +86,13 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
         steps = strides(tuned.patch_size, config.scales)
         model = detector(config.head, backbone, classes, steps, config.convolutions).to(context.device)
         model.train()
-        train(_groups(model, tuned, config), config.learning_rate, _losses(model, tuned, scenes, config, context), config, context)
+        train(
+            _groups(model, tuned, config),
+            config.learning_rate,
+            _losses(model, tuned, scenes, config, context),
+            config,
+            context,
+        )
         found = list(_detect(model, tuned, test, config, context))
     rows = data.test.rows.select(["width", "height"]).to_pylist()
     sizes = [(row["width"], row["height"]) for row in rows]
@@ -122,7 +128,8 @@ def _losses(
         parts = next(batches)
         images = tuned.normalize(torch.stack([image for image, _, _ in parts]).to(context.device))
         targets = [
-            {"boxes": boxes.to(context.device), "labels": labels.to(context.device) + first} for _, boxes, labels in parts
+            {"boxes": boxes.to(context.device), "labels": labels.to(context.device) + first}
+            for _, boxes, labels in parts
         ]
         return total_loss(model(images, targets))
 

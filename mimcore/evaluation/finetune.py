@@ -1,6 +1,6 @@
 """End-to-end fine-tuning for classification, by MAE's recipe (He et al. 2022, appendix A.1, table 9).
 
-Of that recipe RandAugment and random erasing are missing: augmentation is a random crop and mirror image, on the device.
+Of that recipe RandAugment and random erasing are missing: images are cropped and mirrored at random, on the device.
 The head is MAE's: mean over the patches, layer norm, linear.
 """
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from timm.data import Mixup
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.data import Mixup  # type: ignore[attr-defined]
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from mimcore.data.crops import random_resized_crop
@@ -78,7 +78,7 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
     with seeded(context.seed, context.device):
         tuned = encoder.fresh(num_classes=classes, global_pool="avg", drop_path_rate=config.drop_path_rate)
         # The released code of MAE (main_finetune.py) starts the head near zero.
-        nn.init.trunc_normal_(tuned.module.head.weight, std=2e-5)
+        nn.init.trunc_normal_(tuned.module.get_parameter("head.weight"), std=2e-5)
         tuned.module.to(context.device).train()
         peak = config.base_learning_rate * config.batch_size / 256
         train(

@@ -39,7 +39,7 @@ def vote(train: Tensor, labels: Tensor, test: Tensor, classes: int, config: Conf
     """
     train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
     answers = []
-    for part in test.split(1024):
+    for part in torch.split(test, 1024):
         similarity, nearest = (part @ train.T).topk(config.neighbors, dim=1)
         # The largest exponent is taken out: the vote is the same, and no temperature overflows.
         weights = ((similarity - similarity[:, :1]) / config.temperature).exp()

@@ -2,8 +2,8 @@
 
 Features are standardised as by MAE's batch norm without affine (He et al. 2022, appendix A.1). The recipe there, LARS
 on augmented images for 90 epochs, is not used: on features computed once the problem is convex, and L-BFGS solves it in
-seconds, the same way each time, with one penalty to choose (as the probes of Kornblith et al. 2019, section A.5, and CLIP,
-Radford et al. 2021, appendix A.3). Numbers are therefore a little below those of a probe trained with augmentation.
+seconds, the same way each time, with one penalty to choose (as the probes of Kornblith et al. 2019, section A.5, and
+CLIP, Radford et al. 2021, appendix A.3). Numbers are therefore a little below those of a probe trained with augmentation.
 """
 
 import math
@@ -29,7 +29,7 @@ NEEDS: Needs = "labels"
 class Config(FeaturesConfig):
     """Options of the linear probe."""
 
-    #: Penalties to choose from: each is half of it times the squared norm of the weights, beside the mean cross-entropy.
+    #: Penalties to choose from: l2 / 2 times the squared norm of the weights is added to the mean cross-entropy.
     l2: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
     #: Share of the training images that the penalty is chosen on; the final fit has all of them.
     held_out_fraction: float = Field(0.2, gt=0, lt=1)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from timm.optim import param_groups_layer_decay
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from mimcore.errors import UserError
@@ -40,7 +40,7 @@ class Recipe(TaskConfig):
         if self.images_seen % self.batch_size:
             near = max(1, round(self.images_seen / self.batch_size)) * self.batch_size
             raise ValueError(
-                f"images_seen {self.images_seen} is not a multiple of batch_size {self.batch_size}; {near} is the nearest"
+                f"images_seen {self.images_seen} is no multiple of batch_size {self.batch_size}; the nearest is {near}"
             )
         return self
 
@@ -51,7 +51,7 @@ class Recipe(TaskConfig):
 
 
 def rate(step: int, steps: int, warmup_fraction: float) -> float:
-    """Factor of the learning rate at a step: a linear rise from 0, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
+    """Factor of the learning rate at a step: a linear rise, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
     warmup = round(steps * warmup_fraction)
     if step < warmup:
         return (step + 1) / warmup
@@ -76,7 +76,7 @@ def head_groups(parameters: list[nn.Parameter], config: Recipe) -> list[dict[str
 
 
 def order(images: int, batch_size: int, steps: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield the positions of each step's images, int64 ``(batch_size,)``: one permutation after another, without a gap."""
+    """Yield the positions of each step's images, int64 ``(batch_size,)``: one permutation after another."""
     random = np.random.default_rng(seed)
     waiting = np.empty(0, np.int64)
     for _ in range(steps):

@@ -27,7 +27,9 @@ class Decoder(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, encoder_width: int, width: int, depth: int, num_heads: int, grid: tuple[int, int], outputs: int) -> None:
+    def __init__(
+        self, encoder_width: int, width: int, depth: int, num_heads: int, grid: tuple[int, int], outputs: int
+    ) -> None:
         super().__init__()
         norm = partial(nn.LayerNorm, eps=1e-6)
         self.embed = nn.Linear(encoder_width, width)

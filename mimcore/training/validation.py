@@ -29,7 +29,12 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 @torch.no_grad()
 def fixed_loss(
-    objective: nn.Module, encoder: Encoder, images: ImageTable, device: torch.device, precision: str, batch_size: int = 256
+    objective: nn.Module,
+    encoder: Encoder,
+    images: ImageTable,
+    device: torch.device,
+    precision: str,
+    batch_size: int = 256,
 ) -> float:
     """Mean loss over all of ``images``, each under a mask that depends on its position alone.
 

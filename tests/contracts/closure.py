@@ -7,7 +7,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Modules found by name at run time; a stage declares the one it names, or the folder.
-REGISTRIES = ("mimcore/data/formats", "mimcore/sampling/strategies", "mimcore/objectives", "mimcore/evaluation", "mimcore/scaling/laws")
+REGISTRIES = (
+    "mimcore/data/formats",
+    "mimcore/sampling/strategies",
+    "mimcore/objectives",
+    "mimcore/evaluation",
+    "mimcore/scaling/laws",
+)
 #: Ours, but no stage's dependency: they translate, and what they hand over is a parameter.
 TRANSLATORS = {"mimcore/cli.py", "mimcore/study.py", "mimcore/__main__.py", "mimcore/layout.py", "mimcore/explain.py"}
 

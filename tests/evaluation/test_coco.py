@@ -19,7 +19,9 @@ def random_set(seed, images=12, classes=3, crowds=True):
     for _ in range(images):
         n = int(random.integers(0, 6))
         corner = random.uniform(0, 300, (n, 2))
-        boxes = np.concatenate([corner, corner + random.choice([10, 50, 150], (n, 1)) * random.uniform(0.5, 1.5, (n, 2))], 1)
+        boxes = np.concatenate(
+            [corner, corner + random.choice([10, 50, 150], (n, 1)) * random.uniform(0.5, 1.5, (n, 2))], 1
+        )
         labels = random.integers(0, classes, n)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) * random.uniform(0.6, 1, n)
         crowd = random.random(n) < (0.2 if crowds else 0)
@@ -42,12 +44,23 @@ def pycocotools_stats(truths, found, classes):
     for image, (truth, seen) in enumerate(zip(truths, found, strict=True), start=1):
         for b, k, a, c in zip(truth.boxes.tolist(), truth.labels, truth.areas, truth.crowd, strict=True):
             annotations.append(
-                {"id": len(annotations) + 1, "image_id": image, "category_id": int(k), "area": float(a),
-                 "iscrowd": int(c), "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]]}
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": int(k),
+                    "area": float(a),
+                    "iscrowd": int(c),
+                    "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]],
+                }
             )
         for b, k, s in zip(seen.boxes.tolist(), seen.labels, seen.scores, strict=True):
             results.append(
-                {"image_id": image, "category_id": int(k), "score": float(s), "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]]}
+                {
+                    "image_id": image,
+                    "category_id": int(k),
+                    "score": float(s),
+                    "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]],
+                }
             )
     coco = COCO()
     coco.dataset = {
@@ -89,7 +102,9 @@ def test_a_weight_of_two_is_an_image_twice():
 
 
 def test_standard_error_is_the_spread_over_fresh_test_sets():
-    draws = [weighted(*random_set(s, images=40, classes=1, crowds=False), 1, np.ones((1, 40), np.int64)) for s in range(60)]
+    draws = [
+        weighted(*random_set(s, images=40, classes=1, crowds=False), 1, np.ones((1, 40), np.int64)) for s in range(60)
+    ]
     spread = np.std([d["ap50"][0] for d in draws], ddof=1)
     errors = [bootstrap(*random_set(s, images=40, classes=1, crowds=False), 1, seed=0)["ap50"] for s in range(5)]
     assert np.mean(errors) == pytest.approx(spread, rel=0.4)

@@ -56,7 +56,9 @@ def reference_loss(objective: Objective, images: Tensor, order: Tensor, kept: in
     errors = []
     for image, sequence in zip(images.double(), order.tolist(), strict=True):
         patches = [
-            image[:, r * p : (r + 1) * p, c * p : (c + 1) * p].permute(1, 2, 0).reshape(-1) for r in range(grid) for c in range(grid)
+            image[:, r * p : (r + 1) * p, c * p : (c + 1) * p].permute(1, 2, 0).reshape(-1)
+            for r in range(grid)
+            for c in range(grid)
         ]
         kernel = weights["encoder.patch_embed.proj.weight"].permute(0, 2, 3, 1).flatten(1)
         tokens = [weights["encoder.cls_token"][0, 0]]
@@ -67,7 +69,9 @@ def reference_loss(objective: Objective, images: Tensor, order: Tensor, kept: in
         for i in range(depth):
             x = block(x, weights, f"encoder.blocks.{i}", 3)
         x = linear(layer_norm(x, weights, "encoder.norm"), weights, "decoder.embed")
-        full = [weights["decoder.mask_token"][0, 0] + position(decoder_width, n // grid, n % grid) for n in range(grid**2)]
+        full = [
+            weights["decoder.mask_token"][0, 0] + position(decoder_width, n // grid, n % grid) for n in range(grid**2)
+        ]
         for k, n in enumerate(sequence[:kept]):
             full[n] = x[1 + k] + position(decoder_width, n // grid, n % grid)
         y = torch.stack([x[0], *full])
@@ -97,7 +101,9 @@ def test_loss_equals_the_paper(normalize: bool) -> None:
 
 def test_only_hidden_patches_count() -> None:
     """Pixels of a kept patch change the prediction, never the target: with a blind decoder they change nothing."""
-    objective = Objective(encoders.build(ENCODER), Config(norm_pix_loss=False, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2))
+    objective = Objective(
+        encoders.build(ENCODER), Config(norm_pix_loss=False, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
+    )
     torch.nn.init.zeros_(objective.decoder.predict.weight)
     generator = torch.Generator().manual_seed(3)
     order = torch.rand(1, 16, generator=generator).argsort(1)[0]

@@ -8,12 +8,20 @@ from mimcore.training.schedule import Schedule
 
 def test_defaults_are_maes_table_8() -> None:
     fields = Schedule.model_fields
-    recipe = {"batch_size": 4096, "base_learning_rate": 1.5e-4, "weight_decay": 0.05, "betas": (0.9, 0.95), "crop_scale": (0.2, 1.0)}
+    recipe = {
+        "batch_size": 4096,
+        "base_learning_rate": 1.5e-4,
+        "weight_decay": 0.05,
+        "betas": (0.9, 0.95),
+        "crop_scale": (0.2, 1.0),
+    }
     assert {name: fields[name].default for name in recipe} == recipe
 
 
 def test_learning_rate_is_warmup_then_half_a_cosine() -> None:
-    schedule = Schedule(images_seen=102400, batch_size=1024, warmup_images=10240, base_learning_rate=1e-3, min_learning_rate=1e-5)
+    schedule = Schedule(
+        images_seen=102400, batch_size=1024, warmup_images=10240, base_learning_rate=1e-3, min_learning_rate=1e-5
+    )
     peak = 1e-3 * 1024 / 256
     assert schedule.learning_rate(0) == 0
     assert schedule.learning_rate(5) == pytest.approx(peak / 2)

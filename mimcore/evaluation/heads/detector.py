@@ -42,7 +42,7 @@ class _WithPool(nn.Module):
         self.out_channels = backbone.out_channels
 
     def forward(self, images: Tensor) -> "OrderedDict[str, Tensor]":
-        maps = self.body(images)
+        maps: OrderedDict[str, Tensor] = self.body(images)
         maps["pool"] = nn.functional.max_pool2d(list(maps.values())[-1], 1, 2)
         return maps
 
@@ -55,9 +55,9 @@ def strides(patch_size: int, scales: tuple[str, ...]) -> list[float]:
 def detector(head: Head, backbone: Backbone, classes: int, steps: list[float], convolutions: int) -> nn.Module:
     """Put a head of torchvision on a backbone.
 
-    Anchors are in proportion to the strides, as in the papers: 8 strides wide for the proposals of Faster R-CNN (Lin et al. 2017,
-    section 4.1), 4 strides times 1, 2^(1/3) and 2^(2/3) for RetinaNet (Lin et al. 2017b, section 4), a point for FCOS
-    (Tian et al. 2019). All keep 100 detections of an image.
+    Anchors are in proportion to the strides, as in the papers: 8 strides wide for the proposals of Faster R-CNN (Lin et
+    al. 2017, section 4.1), 4 strides times 1, 2^(1/3) and 2^(2/3) for RetinaNet (Lin et al. 2017b, section 4), a point
+    for FCOS (Tian et al. 2019). All keep 100 detections of an image.
 
     Args:
         head: which.

@@ -20,8 +20,9 @@ FACTORS: dict[Scale, float] = {"4": 4.0, "2": 2.0, "1": 1.0, "1/2": 0.5, "1/4": 
 class SimplePyramid(nn.Module):
     """Maps of several resolutions, all from the last map of the encoder (Li et al. 2022, section 3).
 
-    Deconvolutions double the resolution, max-pooling halves it; then come a 1x1 and a 3x3 convolution, each followed by a
-    layer norm over the channels. ``forward`` maps ``(B, C, h, w)`` to one ``(B, width, h * scale, w * scale)`` a scale, finest first.
+    Deconvolutions double the resolution, max-pooling halves it; then come a 1x1 and a 3x3 convolution, each followed
+    by a layer norm over the channels. ``forward`` maps ``(B, C, h, w)`` to one ``(B, width, h * scale, w * scale)`` for
+    each scale, finest first.
     """
 
     def __init__(self, channels: int, width: int, scales: tuple[Scale, ...]) -> None:
@@ -44,7 +45,7 @@ def _branch(channels: int, width: int, scale: Scale) -> nn.Sequential:
         layers = [nn.ConvTranspose2d(channels, channels // 2, 2, 2)]
         channels //= 2
     else:
-        layers = {"1": [], "1/2": [nn.MaxPool2d(2)], "1/4": [nn.MaxPool2d(4)]}[scale]
+        layers = [] if scale == "1" else [nn.MaxPool2d(2 if scale == "1/2" else 4)]
     return nn.Sequential(
         *layers,
         nn.Conv2d(channels, width, 1, bias=False),
@@ -57,8 +58,8 @@ def _branch(channels: int, width: int, scale: Scale) -> nn.Sequential:
 class Backbone(nn.Module):
     """An encoder under a pyramid, as torchvision's detectors want it.
 
-    Attention is global in every block: ViTDet's windows save memory at 1024 pixels and lose a little accuracy (Li et al.
-    2022, table 2). The last map is taken after the encoder's final norm, which its decoder read through in pretraining.
+    Attention is global in every block: ViTDet's windows save memory at 1024 pixels and lose a little accuracy (Li et
+    al. 2022, table 2). The last map is taken after the encoder's final norm, as the decoder read it in pretraining.
     """
 
     def __init__(self, encoder: Encoder, width: int, scales: tuple[Scale, ...], precision: Precision) -> None:
@@ -73,5 +74,5 @@ class Backbone(nn.Module):
         with autocast(images.device, self.precision):
             tokens = self.encoder.forward_features(images)[:, self.encoder.num_prefix_tokens :]
             side = self.encoder.patch_embed.grid_size
-            maps = self.pyramid(tokens.transpose(1, 2).unflatten(2, side))
+            maps = self.pyramid(tokens.transpose(1, 2).reshape(len(images), -1, *side))
         return OrderedDict((str(level), part.float()) for level, part in enumerate(maps))
