@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -131,6 +131,7 @@ def examples(task: str, params: Params = PARAMS) -> None:
 @app.command(rich_help_panel=WORK)
 def pretrain(run: str, params: Params = PARAMS) -> None:
     """Pretrain one run of the study; a run that was interrupted goes on from its last checkpoint."""
+    from mimcore.progress import Phases
     from mimcore.training.pretrain import pretrain as work
 
     study = Study.read(params)
@@ -138,17 +139,12 @@ def pretrain(run: str, params: Params = PARAMS) -> None:
     output = layout.run(run)
     pool = study.options("pools", study.pool_of("subsets", at.subset))
     subset = layout.subset(at.subset, at.seed)
-    result = work(
-        run,
-        declared,
-        pool,
-        subset,
-        output,
-        layout.provenance(output),
-        layout.SCRATCH / "runs",
-        Path.cwd(),
-        study.execution,
-    )
+    provenance, scratch = layout.provenance(output), layout.SCRATCH / "runs"
+    device = study.execution.start()
+    with Phases(f"pretrain {run}") as progress:
+        result = work(
+            run, declared, pool, subset, output, provenance, scratch, Path.cwd(), study.execution, device, progress
+        )
     losses = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
     print(f"{run}: {losses}")
 
@@ -157,45 +153,49 @@ def pretrain(run: str, params: Params = PARAMS) -> None:
 def evaluate(run: str, task: str, params: Params = PARAMS) -> None:
     """Evaluate a run on a task."""
     from mimcore.evaluation.run import evaluate_run
+    from mimcore.progress import Phases
 
     study = Study.read(params)
     output = layout.evaluation(run, task)
     definition = {"task": study.declared_task(task), "run": study.declared_run(run)}
     pool = study.options("pools", study.pool_of("tasks", task))
-    evaluate_run(
-        run,
-        layout.run(run),
-        task,
-        definition,
-        pool,
-        layout.examples(task),
-        output,
-        layout.provenance(output),
-        Path.cwd(),
-        study.execution,
-    )
+    provenance, examples = layout.provenance(output), layout.examples(task)
+    device = study.execution.start()
+    with Phases(f"evaluate {run} {task}") as progress:
+        found = evaluate_run(
+            run,
+            layout.run(run),
+            task,
+            definition,
+            pool,
+            examples,
+            output,
+            provenance,
+            Path.cwd(),
+            study.execution,
+            device,
+            progress,
+        )
+    _print_subjects(found)
 
 
 @app.command(rich_help_panel=WORK)
 def floor(model: str, task: str, params: Params = PARAMS) -> None:
     """Evaluate what costs nothing: the untrained model and, where the task can, raw pixels."""
     from mimcore.evaluation.run import evaluate_floor
+    from mimcore.progress import Phases
 
     study = Study.read(params)
     output = layout.floor(model, task)
     definition = {"task": study.declared_task(task), "model": study.options("models", model)}
     pool = study.options("pools", study.pool_of("tasks", task))
-    evaluate_floor(
-        model,
-        task,
-        definition,
-        pool,
-        layout.examples(task),
-        output,
-        layout.provenance(output),
-        Path.cwd(),
-        study.execution,
-    )
+    provenance, examples = layout.provenance(output), layout.examples(task)
+    device = study.execution.start()
+    with Phases(f"floor {model} {task}") as progress:
+        found = evaluate_floor(
+            model, task, definition, pool, examples, output, provenance, Path.cwd(), study.execution, device, progress
+        )
+    _print_subjects(found)
 
 
 @app.command(rich_help_panel=WORK)
@@ -245,6 +245,15 @@ def explain(
     from mimcore.explain import explain as work
 
     print(work(stage))
+
+
+def _print_subjects(found: dict[str, Any]) -> None:
+    for subject, metrics in found["subjects"].items():
+        numbers = ", ".join(
+            f"{name} {value['value']:.4f}" + (f" ± {value['standard_error']:.4f}" if value["standard_error"] else "")
+            for name, value in metrics.items()
+        )
+        print(f"{subject}: {numbers}")
 
 
 def _grid(study: Study) -> dict[str, object]:

@@ -73,25 +73,36 @@ class Meter:
 
 
 class Phases:
-    """A meter for work of several phases: called with the phase, and how many of its units are done and in all."""
+    """A meter for work of several phases: called with the phase, and how many of its units are done and in all.
+
+    Stages are given one and import none, so that a change of what is shown retrains nothing.
+    """
 
     def __init__(self, title: str, unit: str = "images") -> None:
         self.title, self.unit = title, unit
         self._phase = ""
         self._meter: Meter | None = None
 
-    def __call__(self, phase: str, done: int, total: int) -> None:
+    def __call__(self, phase: str, done: int, total: int, note: str = "") -> None:
         """Show the progress of a phase; a new one begins when its name does."""
         if self._meter is None or phase != self._phase:
-            self.close()
+            self._end(None)
             self._phase = phase
-            self._meter = Meter(f"{self.title}, {phase}", total, self.unit).__enter__()
-        self._meter.update(done)
+            title = f"{self.title}, {phase}" if phase else self.title
+            self._meter = Meter(title, total, self.unit, done).__enter__()
+        self._meter.update(done, note)
 
-    def close(self) -> None:
-        """End the last phase."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(kind)
+
+    def _end(self, kind: type[BaseException] | None) -> None:
         if self._meter is not None:
-            self._meter.__exit__(None, None, None)
+            self._meter.__exit__(kind, None, None)
             self._meter = None
 
 

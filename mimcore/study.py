@@ -57,7 +57,7 @@ class Grid(Definition):
     schedules: list[str] = Field(min_length=1)
     seeds: list[str] = Field(min_length=1)
     tasks: list[str] = Field(min_length=1)
-    extra: dict[str, Extra] = {}
+    extra: dict[str, Extra] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -161,36 +161,38 @@ class Study:
 
     def _unknown_names(self) -> Iterator[str]:
         for kind in KINDS:
+            known = self.definitions[kind]
             for i, name in enumerate(getattr(self.grid, kind)):
-                if name not in self.definitions[kind]:
-                    yield f"study.{kind}.{i}: there is no {kind}.{name}; {nearest(name, self.definitions[kind])}"
-        yield from (
-            f"study.seeds.{i}: '{s}' must be 's' and a number, such as s0."
-            for i, s in enumerate(self.grid.seeds)
-            if not SEED.fullmatch(s)
-        )
+                if name not in known:
+                    yield f"study.{kind}.{i}: there is no {kind}.{name}; {nearest(name, known)}"
+                elif kind in ("objectives", "tasks") and (module := self.module(kind, name)) != name:
+                    yield f"study.{kind}.{i}: '{name}' is a variant of module '{module}'; list its runs under study.extra."
+        for i, seed in enumerate(self.grid.seeds):
+            if not SEED.fullmatch(seed):
+                yield f"study.seeds.{i}: '{seed}' must be 's' and a number, such as s0."
         for kind in ("subsets", "tasks"):
             for name in getattr(self.grid, kind):
                 pool = self.definitions[kind].get(name, {}).get("pool")
-                if pool not in self.grid.pools:
+                if name in self.definitions[kind] and pool not in self.grid.pools:
                     yield f"{kind}.{name}.pool: '{pool}' is not among study.pools; {nearest(str(pool), self.grid.pools)}"
-        for kind in ("objectives", "tasks"):
-            for i, name in enumerate(getattr(self.grid, kind)):
-                if name in self.definitions[kind] and self.module(kind, name) != name:
-                    yield f"study.{kind}.{i}: '{name}' is a variant of module '{self.module(kind, name)}'; list its runs under study.extra."
         for name, extra in self.grid.extra.items():
-            for key in ("objective", "model", "subset", "schedule"):
-                value = getattr(extra, key)
-                if value not in self.definitions[f"{key}s"]:
-                    yield f"study.extra.{name}.{key}: there is no {key}s.{value}; {nearest(value, self.definitions[f'{key}s'])}"
-            if name != extra.name:
-                yield f"study.extra.{name}: a run's name is its coordinates; call it {extra.name}."
-            if extra.objective in self.definitions["objectives"] and extra.module != self.module(
-                "objectives", extra.objective
-            ):
-                yield f"study.extra.{name}.module: objectives.{extra.objective} is of module '{self.module('objectives', extra.objective)}'."
-            if extra.subset in self.definitions["subsets"] and extra.subset not in self.grid.subsets:
-                yield f"study.extra.{name}.subset: '{extra.subset}' must also be in study.subsets."
+            for sentence in self._extra_mistakes(name, extra):
+                yield f"study.extra.{name}{sentence}"
+
+    def _extra_mistakes(self, name: str, extra: Extra) -> Iterator[str]:
+        for key in ("objective", "model", "subset", "schedule"):
+            value, known = getattr(extra, key), self.definitions[f"{key}s"]
+            if value not in known:
+                yield f".{key}: there is no {key}s.{value}; {nearest(value, known)}"
+        if name != extra.name:
+            yield f": a run's name is its coordinates; call it {extra.name}."
+        if extra.objective in self.definitions["objectives"]:
+            module = self.module("objectives", extra.objective)
+            if module != extra.module:
+                yield f".module: objectives.{extra.objective} is of module '{module}'."
+        for key, listed in (("subset", self.grid.subsets), ("seed", self.grid.seeds)):
+            if getattr(extra, key) not in listed:
+                yield f".{key}: '{getattr(extra, key)}' must also be in study.{key}s, which draws the subset."
 
     def check(self) -> None:
         """Check every option of every definition, used or not, and what must fit together. Imports torch.

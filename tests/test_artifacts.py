@@ -33,7 +33,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_sentence(tmp_path: Path, kind: str) -> None:
     write = artifacts.file if kind == "file" else artifacts.directory
     with (
-        pytest.raises(UserError, match="cannot write .*out: no space left on device; nothing was left there"),
+        pytest.raises(UserError, match=r"cannot write .*out: no space left on device; nothing was left there"),
         write(tmp_path / "out"),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mimcore.data.decode import U8, DecodeError, decode
-from mimcore.data.hashing import bottom
 from mimcore.data.order import positions as positions_of
 from mimcore.data.paths import pool_root
 from mimcore.data.storage import Storage
@@ -22,43 +19,6 @@ from mimcore.errors import UserError
 
 #: Columns of the index that reading an image takes.
 IMAGE_COLUMNS = ("key", "shard", "offset", "length", "checksum")
-
-
-def read_split(index_folder: Path, split: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows of one split of an index, in its order.
-
-    Args:
-        index_folder: ``artifacts/index/<pool>``.
-        split: ``train`` or ``val``.
-        columns: the columns wanted, None for all; one that the index lacks is left out.
-
-    Raises:
-        UserError: the index is missing.
-    """
-    path = index_folder / "index.parquet"
-    try:
-        present = pq.read_schema(path).names
-        wanted = None if columns is None else [name for name in columns if name in present]
-        return pq.read_table(path, columns=wanted, filters=pc.field("split") == split, partitioning=None)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; bring it up to date with 'dvc repro'.") from None
-
-
-def pick(rows: pa.Table, images: int | None, seed_text: str) -> pa.Table:
-    """A fixed random part of ``rows``: those whose keys have the smallest hashes, smallest first.
-
-    Args:
-        rows: any table with a ``key``.
-        images: how many; None for all.
-        seed_text: parts of one text are nested, those of different texts independent.
-
-    Raises:
-        UserError: more images are asked for than there are.
-    """
-    images = rows.num_rows if images is None else images
-    if images > rows.num_rows:
-        raise UserError(f"{images} images are asked for, but there are {rows.num_rows}; ask for fewer.")
-    return rows.take(pa.array(bottom(rows["key"], images, seed_text)))
 
 
 class Images:

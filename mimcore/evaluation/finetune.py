@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from timm.data import Mixup  # type: ignore[attr-defined]
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy  # type: ignore[attr-defined]
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from mimcore.data.crops import random_resized_crop

@@ -78,10 +78,10 @@ def fit(features: Tensor, labels: Tensor, l2: float, start: Tensor, max_iteratio
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = F.cross_entropy(logits(features, solution), labels) + l2 / 2 * solution[:-1].square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     return solution.detach()
 
 

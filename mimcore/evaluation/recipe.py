@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from mimcore.errors import UserError
@@ -112,7 +112,7 @@ def train(
             group["lr"] = factor * group["lr_scale"]
         loss = losses(step)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         if step % LOOK == LOOK - 1 or step == config.steps - 1:
             done = (step + 1) * config.batch_size

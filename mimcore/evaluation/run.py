@@ -1,10 +1,11 @@
 """Stages ``evaluate`` and ``floor``: what a run is worth on a task, and what costs nothing is worth on it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import torch
@@ -15,11 +16,14 @@ from mimcore.data.loader import Images
 from mimcore.definition import resolve
 from mimcore.evaluation.features import Pixels
 from mimcore.evaluation.task import Context, Data, TaskConfig, Value, check_annotated, seed_number, seeded
-from mimcore.execution import Execution
 from mimcore.models import encoder as encoders
 from mimcore.models.encoder import Encoder
-from mimcore.progress import Phases
 
+if TYPE_CHECKING:
+    from mimcore.execution import Execution
+
+#: Told of the phase, images done, images in all, and a few words.
+Progress = Callable[[str, int, int, str], None]
 Subjects = Mapping[str, Encoder | Pixels]
 
 
@@ -33,12 +37,14 @@ def evaluate_run(
     output: Path,
     provenance: Path,
     root: Path,
-    execution: Execution,
+    execution: "Execution",
+    device: torch.device,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Evaluate a run's encoder on a task and write ``metrics.json`` and pictures.
 
     Args:
-        run_name: for the terminal.
+        run_name: for the record.
         run: folder with ``encoder.safetensors`` and ``model.json``.
         task_name: ``<name>`` of ``tasks.<name>``.
         definition: what is declared of the ``task`` (with its ``module``) and of the ``run``; recorded as it is.
@@ -48,6 +54,8 @@ def evaluate_run(
         provenance: file of the provenance record.
         root: relative paths of the pool start here.
         execution: what changes only the speed.
+        device: where to compute.
+        progress: is told of each phase.
 
     Returns:
         What ``metrics.json`` holds.
@@ -55,13 +63,14 @@ def evaluate_run(
     Raises:
         UserError: any mistake in the options, the pool or the run.
     """
-    device = execution.start()
     inputs = {name: file_digest(run / name) for name in ("encoder.safetensors", "model.json")}
     record = Provenance(provenance, f"evaluate {run_name} {task_name}", definition, inputs)
     with record:
         subjects = {"run": encoders.load(run)}
         seed = str(definition["run"]["seed"])
-        found = _measure(run_name, subjects, task_name, definition, pool, examples, output, root, execution, device, seed)
+        found = _measure(
+            subjects, task_name, definition, pool, examples, output, root, execution, device, progress, seed
+        )
         record.record |= {"device": str(device), "threads": torch.get_num_threads()}
     return found
 
@@ -75,7 +84,9 @@ def evaluate_floor(
     output: Path,
     provenance: Path,
     root: Path,
-    execution: Execution,
+    execution: "Execution",
+    device: torch.device,
+    progress: Progress,
     seed: str = "s0",
 ) -> dict[str, Any]:
     """Evaluate a model with its initial weights and, where the task can, raw pixels; write ``metrics.json`` and pictures.
@@ -90,12 +101,13 @@ def evaluate_floor(
         provenance: see there.
         root: see there.
         execution: see there.
+        device: see there.
+        progress: see there.
         seed: of the initial weights and of the task.
 
     Raises:
         UserError: any mistake in the options or the pool.
     """
-    device = execution.start()
     record = Provenance(provenance, f"floor {model_name} {task_name}", definition, {})
     with record:
         model = resolve(encoders.Config, definition["model"], f"models.{model_name}")
@@ -104,14 +116,13 @@ def evaluate_floor(
         if registry.load("task", definition["task"]["module"]).PIXELS:
             subjects["pixels"] = Pixels(model.image_size)
         found = _measure(
-            model_name, subjects, task_name, definition, pool, examples, output, root, execution, device, seed
+            subjects, task_name, definition, pool, examples, output, root, execution, device, progress, seed
         )
         record.record |= {"device": str(device), "threads": torch.get_num_threads()}
     return found
 
 
 def _measure(
-    name: str,
     subjects: Subjects,
     task_name: str,
     definition: Mapping[str, Any],
@@ -119,8 +130,9 @@ def _measure(
     examples: Path,
     output: Path,
     root: Path,
-    execution: Execution,
+    execution: "Execution",
     device: torch.device,
+    progress: Progress,
     seed: str,
 ) -> dict[str, Any]:
     """Evaluate each subject and write the artifact."""
@@ -131,15 +143,15 @@ def _measure(
     image_size = next(iter(subjects.values())).image_size
     card = read_json(examples / "card.json")
     parts = {part: pq.read_table(examples / f"{part}.parquet") for part in ("train", "test")}
-    images = {part: Images(pool, rows, image_size, root, execution.image_cache_mib // 2) for part, rows in parts.items()}
+    images = {
+        part: Images(pool, rows, image_size, root, execution.image_cache_mib // 2) for part, rows in parts.items()
+    }
     data = Data(images["train"], images["test"], card["classes"], card["box_classes"])
     for part in images.values():
         check_annotated(part, task.NEEDS, where, config.pool)
     found: dict[str, Any] = {}
     with directory(output) as folder:
         for subject_name, subject in subjects.items():
-            title = name if subject_name == "run" else f"{name}, {subject_name}"
-            progress = Phases(f"{task_name} {title}")
             context = Context(
                 device=device,
                 seed=seed_number(where, seed),
@@ -147,13 +159,16 @@ def _measure(
                 where=where,
                 workers=execution.workers,
                 cache_mib=execution.image_cache_mib,
-                progress=progress,
+                progress=partial(_tell, progress, subject_name),
             )
             found[subject_name] = _described(task, task.evaluate(subject, config, data, context))
-            progress.close()
         metrics = {"definition": dict(definition), "libraries": libraries(), "subjects": found}
         write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def _tell(progress: Progress, subject: str, phase: str, done: int, total: int) -> None:
+    progress(phase if subject == "run" else f"{subject}, {phase}", done, total, "")
 
 
 def _described(task: ModuleType, values: Mapping[str, Value]) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""Encoders from timm, decoders, patches and masks."""

@@ -1,6 +1,7 @@
 """MAE's decoder: a light transformer over kept tokens and mask tokens."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block
@@ -31,10 +32,10 @@ class Decoder(nn.Module):
         self, encoder_width: int, width: int, depth: int, num_heads: int, grid: tuple[int, int], outputs: int
     ) -> None:
         super().__init__()
-        norm = partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.embed = nn.Linear(encoder_width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = nn.ModuleList([Block(width, num_heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)])
+        self.blocks = nn.ModuleList(Block(width, num_heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
         self.norm = norm(width)
         self.predict = nn.Linear(width, outputs)
         self.register_buffer("positions", sincos_positions(width, grid, 0), persistent=False)
@@ -61,4 +62,5 @@ class Decoder(nn.Module):
         x = torch.cat([embedded, hidden], dim=1) + functional.pad(positions, (0, 0, prefix, 0))
         for block in self.blocks:
             x = block(x)
-        return self.predict(self.norm(x[:, prefix + kept :]))
+        predicted: Tensor = self.predict(self.norm(x[:, prefix + kept :]))
+        return predicted

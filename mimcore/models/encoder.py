@@ -90,7 +90,7 @@ class Encoder:
         kwargs = self.kwargs | overrides
         module = create(self.model_name, kwargs)
         state = dict(self.module.state_dict())
-        if tuple(module.pos_embed.shape) != tuple(state["pos_embed"].shape):
+        if module.pos_embed is not None and module.pos_embed.shape != state["pos_embed"].shape:
             state["pos_embed"] = timm.layers.resample_abs_pos_embed(
                 state["pos_embed"], list(module.patch_embed.grid_size), num_prefix_tokens=module.num_prefix_tokens
             )
@@ -163,7 +163,7 @@ def place(module: nn.Module, device: torch.device) -> nn.Module:
     """
     for part in module.modules():
         if hasattr(part, "fused_attn"):
-            part.fused_attn = bool(timm.layers.use_fused_attn()) and device.type != "cpu"
+            part.fused_attn = bool(timm.layers.use_fused_attn()) and device.type != "cpu"  # type: ignore[assignment]
     return module.to(device)
 
 
@@ -204,4 +204,4 @@ def load(folder: Path) -> Encoder:
     except RuntimeError as error:
         raise UserError(f"{file} does not fit {folder / 'model.json'}: {error}") from None
     mean, std = tuple(model["mean"]), tuple(model["std"])
-    return Encoder(module, name, kwargs, model["image_size"], mean, std)  # type: ignore[arg-type]
+    return Encoder(module, name, kwargs, model["image_size"], mean, std)

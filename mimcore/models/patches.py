@@ -54,10 +54,12 @@ def encode_patches(encoder: VisionTransformer, patches: Tensor, kept: Tensor) ->
     weight = projection.weight.permute(0, 2, 3, 1).reshape(projection.out_channels, -1)
     tokens = encoder.patch_embed.norm(functional.linear(visible, weight, projection.bias))
     positions = encoder.pos_embed
+    if positions is None:
+        raise ValueError("the encoder has no absolute positions")
     prefix_positions = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
     patch_positions = positions[:, prefix_positions:].expand(patches.shape[0], -1, -1)
     tokens = tokens + patch_positions.gather(1, index.expand(-1, -1, positions.shape[-1]))
-    prefix = [token for token in (encoder.cls_token, encoder.reg_token) if token is not None]
+    prefix: list[Tensor] = [token for token in (encoder.cls_token, encoder.reg_token) if token is not None]
     if prefix:
         first = torch.cat(prefix, dim=1)
         first = first + positions[:, :prefix_positions] if prefix_positions else first
@@ -65,4 +67,5 @@ def encode_patches(encoder: VisionTransformer, patches: Tensor, kept: Tensor) ->
     tokens = encoder.norm_pre(tokens)
     for block in encoder.blocks:
         tokens = block(tokens)
-    return encoder.norm(tokens)
+    encoded: Tensor = encoder.norm(tokens)
+    return encoded

@@ -100,4 +100,5 @@ class Objective(nn.Module):
 
     def _predict(self, patches: Tensor, order: Tensor, kept: int) -> Tensor:
         tokens = encode_patches(self.encoder, patches, order[:, :kept])  # (B, prefix + K, D)
-        return self.decoder(tokens, order, kept)
+        prediction: Tensor = self.decoder(tokens, order, kept)
+        return prediction

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from mimcore import artifacts, definition, registry
-from mimcore.data.loader import read_split
+from mimcore.data.splits import read_split
 from mimcore.definition import Definition
 from mimcore.errors import UserError
 from mimcore.sampling.card import describe

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mimcore import artifacts
-from mimcore.data.loader import pick, read_split
+from mimcore.data.splits import pick, read_split
 from mimcore.errors import UserError
 
 

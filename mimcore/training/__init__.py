@@ -1,0 +1,1 @@
+"""How it is minimised: the loop, its schedule, its checkpoints."""

@@ -20,4 +20,4 @@ def training_flops_per_image(objective: torch.nn.Module, encoder: Encoder, image
     with FlopCounterMode(display=False) as counter:
         objective(encoder.normalize(images), generator("flops", "mask"))["loss"].backward()
     objective.zero_grad(set_to_none=True)
-    return counter.get_total_flops() / len(images)
+    return float(counter.get_total_flops() / len(images))

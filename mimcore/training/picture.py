@@ -1,6 +1,7 @@
 """A picture of what the model fills in."""
 
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,8 +12,20 @@ from mimcore.models.encoder import Encoder
 from mimcore.training.randomness import generator
 
 
+class Reconstructs(Protocol):
+    """An objective that can show what it predicts."""
+
+    def reconstruct(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The input with the hidden part blank, and filled in; normalised, ``(B, 3, H, W)``."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """Set training or evaluation mode."""
+        ...
+
+
 @torch.no_grad()
-def save_reconstructions(file: Path, objective: torch.nn.Module, encoder: Encoder, images: Tensor) -> None:
+def save_reconstructions(file: Path, objective: Reconstructs, encoder: Encoder, images: Tensor) -> None:
     """Save a sheet of three rows: the images, what the encoder saw of them, and the reconstruction.
 
     Args:
@@ -21,7 +34,7 @@ def save_reconstructions(file: Path, objective: torch.nn.Module, encoder: Encode
         encoder: normalises, and says how to undo it.
         images: uint8 ``(B, 3, H, W)``.
     """
-    objective.eval()
+    objective.train(False)
     normalized = encoder.normalize(images)
     hidden, filled = objective.reconstruct(normalized, generator("picture", "mask"))
     rows = [_to_uint8(part, encoder) for part in (normalized, hidden, filled)]

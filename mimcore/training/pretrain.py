@@ -3,10 +3,10 @@
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +14,12 @@ import pyarrow.parquet as pq
 import torch
 
 from mimcore import artifacts, registry
-from mimcore.data.loader import Batches, Images, pick
+from mimcore.data.crops import random_resized_crop
+from mimcore.data.loader import Batches, Images
+from mimcore.data.splits import pick
 from mimcore.definition import resolve
 from mimcore.errors import UserError
-from mimcore.execution import Execution
 from mimcore.models import encoder as encoders
-from mimcore.progress import Meter
-from mimcore.data.crops import random_resized_crop
 from mimcore.training.checkpoint import die_with_parent, load_checkpoint, save_checkpoint, scratch, scratch_key
 from mimcore.training.flops import training_flops_per_image
 from mimcore.training.optimizer import build_optimizer, set_learning_rate
@@ -28,6 +27,12 @@ from mimcore.training.picture import save_reconstructions
 from mimcore.training.randomness import derive, generator
 from mimcore.training.schedule import Schedule
 from mimcore.training.validation import autocast, fixed_loss
+
+if TYPE_CHECKING:
+    from mimcore.execution import Execution
+
+#: Told of the phase, images done, images in all, and a few words.
+Progress = Callable[[str, int, int, str], None]
 
 #: Images of the validation split in the picture of reconstructions.
 PICTURE_IMAGES = 8
@@ -38,7 +43,7 @@ class Run:
     """Everything of a run in progress; what ``state`` returns is all that a resumed run needs."""
 
     encoder: encoders.Encoder
-    objective: torch.nn.Module
+    objective: Any
     optimizer: torch.optim.AdamW
     schedule: Schedule
     seed: str
@@ -80,7 +85,9 @@ def pretrain(
     provenance: Path,
     scratch_root: Path,
     root: Path,
-    execution: Execution,
+    execution: "Execution",
+    device: torch.device,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Pretrain an encoder, going on from the last checkpoint if there is one, and write the run artifact.
 
@@ -94,6 +101,8 @@ def pretrain(
         scratch_root: checkpoints of runs in progress lie below it.
         root: relative paths of the pool start here.
         execution: what changes only the speed.
+        device: where to train.
+        progress: is told of each step.
 
     Returns:
         What ``metrics.json`` holds.
@@ -102,7 +111,6 @@ def pretrain(
         UserError: the loss is not finite, the run is being trained by another process, an image cannot be read.
     """
     die_with_parent()
-    device = execution.start()
     manifest = pq.read_table(subset / "manifest.parquet")
     validation = pq.read_table(subset / "validation.parquet")
     inputs = {name: artifacts.file_digest(subset / name) for name in ("manifest.parquet", "validation.parquet")}
@@ -125,7 +133,7 @@ def pretrain(
         state = load_checkpoint(folder)
         if state is not None:
             run.restore(state)
-        train_loop(run_name, run, train, tables, folder, execution)
+        train_loop(run, train, tables, folder, execution, progress)
         metrics = summarize(run, definition, len(manifest), flops)
         with artifacts.directory(output) as part:
             encoders.save(run.encoder, part, definition)
@@ -155,7 +163,7 @@ def start_run(definition: Mapping[str, Any], device: torch.device) -> Run:
 
 
 def train_loop(
-    run_name: str, run: Run, train: Images, tables: Mapping[str, Images], folder: Path, execution: Execution
+    run: Run, train: Images, tables: Mapping[str, Images], folder: Path, execution: "Execution", progress: Progress
 ) -> None:
     """Take the steps that are left, validating and saving on the way."""
     schedule = run.schedule
@@ -163,18 +171,17 @@ def train_loop(
     if run.step == 0 and not run.curve:
         validate(run, tables)
     batches = Batches(train, schedule.batch_size, run.seed, execution.workers)
+    progress("", run.step * schedule.batch_size, schedule.images_seen, "")
     saved = time.monotonic()
-    total, batch_size = schedule.images_seen, schedule.batch_size
-    with Meter(f"pretrain {run_name}", total, "images", run.step * batch_size) as meter:
-        for images in batches.stream(run.step, schedule.steps):
-            train_step(run, torch.from_numpy(images))
-            if run.step in points:
-                validate(run, tables)
-            elif time.monotonic() - saved >= execution.checkpoint_seconds:
-                save_checkpoint(folder, run.state())
-                saved = time.monotonic()
-            note = "validation loss " + next(f"{p['loss']:.4f}" for p in reversed(run.curve) if p["split"] == "val")
-            meter.update(run.step * batch_size, note)
+    for images in batches.stream(run.step, schedule.steps):
+        train_step(run, torch.from_numpy(images))
+        if run.step in points:
+            validate(run, tables)
+        elif time.monotonic() - saved >= execution.checkpoint_seconds:
+            save_checkpoint(folder, run.state())
+            saved = time.monotonic()
+        latest = next(point["loss"] for point in reversed(run.curve) if point["split"] == "val")
+        progress("", run.step * schedule.batch_size, schedule.images_seen, f"validation loss {latest:.4f}")
 
 
 def train_step(run: Run, images: torch.Tensor) -> None:

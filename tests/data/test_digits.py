@@ -12,9 +12,10 @@ from scipy.ndimage import binary_erosion
 from sklearn.datasets import load_digits
 
 from mimcore.data.formats import _scenes
-from mimcore.data.loader import Images, read_split
+from mimcore.data.loader import Images
 from mimcore.data.pool import load_pool
 from mimcore.data.rows import OPTIONAL
+from mimcore.data.splits import read_split
 from mimcore.errors import UserError
 
 OPTIONS = {"format": "digits", "images": 60, "val_images": 12, "images_per_shard": 20}

@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 
 from mimcore import registry
 from mimcore.data.decode import decode
-from mimcore.data.loader import Images, read_split
+from mimcore.data.loader import Images
+from mimcore.data.splits import read_split
 from mimcore.definition import Definition
 from mimcore.errors import UserError
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from mimcore.data.decode import decode
-from mimcore.data.loader import IMAGE_COLUMNS, Batches, Images, pick, read_split
+from mimcore.data.loader import IMAGE_COLUMNS, Batches, Images
+from mimcore.data.splits import pick, read_split
 from mimcore.errors import UserError
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from mimcore.data.hashing import hash64, mix, seed64
 
 #: Goes up whenever the same options would give other scenes.
-VERSION = 1
+VERSION = 2
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 BACKGROUNDS = ("gradient", "stripes", "checks", "clouds")
@@ -38,8 +38,11 @@ PALETTE = {
 CONTRAST = 90.0
 #: Side of a digit as a fraction of the scene's, by size: least and most.
 SIZES = {"large": (0.55, 0.75), "medium": (0.36, 0.48), "small": (0.24, 0.30)}
-MAX_DIGITS = 5
-MAX_ANGLE = math.radians(25)
+#: Chance of 1, 2, ... digits: most scenes are simple, so that a small model can learn from them in minutes.
+COUNTS = (0.4, 0.25, 0.15, 0.1, 0.1)
+MAX_ANGLE = math.radians(20)
+#: Greatest difference of a channel between the two colours of a ground.
+GROUND_RANGE = 70.0
 #: A digit keeps at least this part of its pixels in sight.
 LEAST_VISIBLE = 0.6
 #: Every seventh sample or so writes for the validation split only.
@@ -48,7 +51,7 @@ VAL_WRITERS = 0.15
 _PLACES = 4
 _NOISE_GRID = 6
 #: Random numbers that a scene can use at most.
-_DRAWS = 9 + _NOISE_GRID**2 + 1 + MAX_DIGITS * (4 + 2 * _PLACES)
+_DRAWS = 9 + _NOISE_GRID**2 + 1 + len(COUNTS) * (4 + 2 * _PLACES)
 _COLOURS = np.array(list(PALETTE.values()), np.float64)
 _COLOUR_NAMES = tuple(PALETTE)
 
@@ -113,7 +116,9 @@ class Renderer:
         colours = self._colours(first, second)
         owner = np.full((self._side, self._side), -1, np.int64)
         digits: list[_Digit] = []
-        sizes = sorted(draws.below(3) for _ in range(1 + draws.below(MAX_DIGITS)))
+        # The first, which is the largest, is never small: it names the scene's class.
+        sizes = [draws.below(2), *sorted(draws.below(3) for _ in range(_count(draws.real()) - 1))]
+        sizes.sort()
         turn = draws.below(len(colours))
         for place, size in enumerate(sizes):
             colour = colours[(turn + place) % len(colours)]
@@ -125,7 +130,7 @@ class Renderer:
     @staticmethod
     def _ground_colours(draws: _Draws) -> tuple[F64, F64]:
         first = np.array([draws.real(0, 255) for _ in range(3)])
-        second = np.array([draws.real(0, 255) for _ in range(3)])
+        second = (first + np.array([draws.real(-GROUND_RANGE, GROUND_RANGE) for _ in range(3)])).clip(0, 255)
         return first, second
 
     @staticmethod
@@ -178,6 +183,11 @@ class Renderer:
         part += alpha[..., None] * (_COLOURS[_COLOUR_NAMES.index(colour)] - part)
         owner[region][solid] = len(digits)
         digits.append(_Digit(self._labels[sample], size, colour, area, area))
+
+
+def _count(chance: float) -> int:
+    """How many digits, from a number in [0, 1)."""
+    return 1 + sum(chance >= sum(COUNTS[: k + 1]) for k in range(len(COUNTS) - 1))
 
 
 def _stroke(sample: npt.NDArray[np.uint8], side: int, angle: float) -> F64:
