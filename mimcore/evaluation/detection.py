@@ -66,7 +66,7 @@ class Config(Recipe):
 def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> dict[str, Value]:
     """Train a detector on a copy of the encoder; return COCO's metrics on the test images, and draw some of them.
 
-    The metrics of an area (``ap_small``, ``ap_medium``, ``ap_large``) are left out where the test images have no such box.
+    The metrics of an area (``ap_small``, ``ap_medium``, ``ap_large``) are left out where no test image has such a box.
     ``detections.png`` in ``context.folder`` shows the first test images.
 
     Raises:

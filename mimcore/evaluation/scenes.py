@@ -113,7 +113,7 @@ class Scenes:
 
 
 def pad(image: Tensor, image_size: int, mean: tuple[float, ...]) -> Tensor:
-    """Fill uint8 ``(3, h, w)`` up to ``(3, S, S)`` at the right and below, with the mean colour: near 0 once normalised."""
+    """Fill uint8 ``(3, h, w)`` up to ``(3, S, S)`` at the right and below, with the mean colour: 0 once normalised."""
     square = (torch.tensor(mean) * 255).round().byte().view(3, 1, 1).repeat(1, image_size, image_size)
     square[:, : image.shape[1], : image.shape[2]] = image
     return square
