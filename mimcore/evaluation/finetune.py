@@ -5,6 +5,7 @@ The head is MAE's: mean over the patches, layer norm, linear.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class Config(Recipe):
     #: Parameter of the beta distribution of cutmix (Yun et al. 2019); 0 turns it off. With both, each batch draws one.
     cutmix: float = Field(1.0, ge=0)
     #: ``random_resized_crop`` with mirror images, or ``none``.
-    augmentation: str = Field("random_resized_crop", pattern="^(random_resized_crop|none)$")
+    augmentation: Literal["random_resized_crop", "none"] = "random_resized_crop"
     #: Least and greatest share of the area that a crop keeps (timm's and torchvision's default, used by MAE).
     crop_scale: tuple[float, float] = (0.08, 1.0)
     #: Whether ``random_resized_crop`` mirrors half of the images; not for letters and digits.
