@@ -58,7 +58,7 @@ def test_the_encoder_keeps_its_weights_under_the_new_head():
 
 
 def test_layers_decay_as_in_mae():
-    # The released code: scale = layer_decay ** (depth + 1 - layer), layer 0 the stem, block i layer i + 1, the head the last.
+    # The released code: layer_decay ** (depth + 1 - layer); the stem is layer 0, block i is i + 1, the head the last.
     model = encoder(depth=3).fresh(num_classes=5, global_pool="avg").module
     scales = {id(p): g["lr_scale"] for g in encoder_groups(model, short()) for p in g["params"]}
     decays = {id(p): g["weight_decay"] for g in encoder_groups(model, short()) for p in g["params"]}
