@@ -1,6 +1,6 @@
 """Images with boxes, resized and padded to a square."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -62,10 +62,12 @@ def box_class_count(truths: list[Truth], names: list[str] | None, where: str) ->
 class Scenes:
     """Images resized to fit a square by their longer side, and kept in memory as far as that suffices."""
 
-    def __init__(self, images: Images, image_size: int, cache_mib: int) -> None:
+    def __init__(self, images: Images, image_size: int, cache_mib: int, one_class: bool = False) -> None:
         self.images = images
         self.image_size = image_size
         self.truths = truths_of(images)
+        if one_class:
+            self.truths = [replace(truth, labels=np.zeros_like(truth.labels)) for truth in self.truths]
         self._room = cache_mib * 2**20 // (3 * image_size**2)
         self._cache: dict[int, Tensor] = {}
 

@@ -140,6 +140,13 @@ def test_crowds_are_not_trained_on():
     assert boxes.tolist() == [[0, 0, 20, 20]]
 
 
+def test_one_class_asks_only_where_objects_are():
+    images = scenes(3, 0)
+    truths = Scenes(images, 64, 0, one_class=True).truths
+    assert not any(truth.labels.any() for truth in truths)
+    assert [len(truth.labels) for truth in truths] == [len(truth.labels) for truth in Scenes(images, 64, 0).truths]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
