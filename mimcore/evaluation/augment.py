@@ -10,7 +10,7 @@ def large_scale_jitter(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mirror half of the images, resize by a random factor, and crop what outgrows the frame.
 
-    Large-scale jitter (Ghiasi et al. 2021, section 3): the factor is uniform in ``scale`` and the crop at a random place.
+    Large-scale jitter (Ghiasi et al. 2021, section 3): the factor is uniform in ``scale``, the crop's place random.
 
     Args:
         image: uint8 ``(3, H, W)``.
@@ -21,7 +21,7 @@ def large_scale_jitter(
         mirror: whether half of the images are mirrored.
 
     Returns:
-        image, uint8 ``(3, h, w)`` with h, w <= frame; its boxes, float ``(M, 4)``; which of the N they are, bool ``(N,)``.
+        image, uint8 ``(3, h, w)`` with h, w <= frame; its boxes, float ``(M, 4)``; which of the N they are, bool.
         A box of which less than one pixel is left on a side is dropped.
     """
     flip, factor, down, across = draws.tolist()

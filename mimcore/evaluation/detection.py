@@ -33,6 +33,8 @@ class Config(Recipe):
 
     #: torchvision's ``faster_rcnn`` (Ren et al. 2015), ``retinanet`` (Lin et al. 2017) or ``fcos`` (Tian et al. 2019).
     head: Head = "faster_rcnn"
+    #: Find objects whatever their class: boxes are learned long before the classes of few or small objects are.
+    one_class: bool = False
     #: Images are resized to fit a square of so many pixels by their longer side, and padded; a multiple of the patch.
     image_size: int = Field(1024, ge=16)
     #: Channels of the pyramid and the head, a multiple of 32 (for the head's group norm).
@@ -66,7 +68,7 @@ class Config(Recipe):
 def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> dict[str, Value]:
     """Train a detector on a copy of the encoder; return COCO's metrics on the test images, and draw some of them.
 
-    The metrics of an area (``ap_small``, ``ap_medium``, ``ap_large``) are left out where the test images have no such box.
+    The metrics of an area (``ap_small``, ``ap_medium``, ``ap_large``) are left out where no test image has such a box.
     ``detections.png`` in ``context.folder`` shows the first test images.
 
     Raises:
@@ -77,9 +79,10 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
             f"{context.where}.image_size: {config.image_size} is not a multiple of the encoder's patch of "
             f"{encoder.patch_size} pixels; choose one that is."
         )
-    scenes = Scenes(data.train, config.image_size, context.cache_mib // 2)
-    test = Scenes(data.test, config.image_size, 0)
-    classes = box_class_count(scenes.truths + test.truths, data.box_classes, context.where)
+    scenes = Scenes(data.train, config.image_size, context.cache_mib // 2, config.one_class)
+    test = Scenes(data.test, config.image_size, 0, config.one_class)
+    names = ["object"] if config.one_class else data.box_classes
+    classes = box_class_count(scenes.truths + test.truths, names, context.where)
     with seeded(context.seed, context.device):
         tuned = encoder.fresh(img_size=config.image_size, drop_path_rate=config.drop_path_rate)
         backbone = Backbone(tuned, config.width, config.scales, config.precision)
@@ -96,7 +99,7 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
         found = list(_detect(model, tuned, test, config, context))
     rows = data.test.rows.select(["width", "height"]).to_pylist()
     sizes = [(row["width"], row["height"]) for row in rows]
-    draw_detections(context.folder / "detections.png", data.test, test.truths, found, data.box_classes)
+    draw_detections(context.folder / "detections.png", data.test, test.truths, found, names)
     return average_precision(test.truths, found, sizes, classes, context.seed)
 
 

@@ -5,6 +5,7 @@ The head is MAE's: mean over the patches, layer norm, linear.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class Config(Recipe):
     #: Parameter of the beta distribution of cutmix (Yun et al. 2019); 0 turns it off. With both, each batch draws one.
     cutmix: float = Field(1.0, ge=0)
     #: ``random_resized_crop`` with mirror images, or ``none``.
-    augmentation: str = Field("random_resized_crop", pattern="^(random_resized_crop|none)$")
+    augmentation: Literal["random_resized_crop", "none"] = "random_resized_crop"
     #: Least and greatest share of the area that a crop keeps (timm's and torchvision's default, used by MAE).
     crop_scale: tuple[float, float] = (0.08, 1.0)
     #: Whether ``random_resized_crop`` mirrors half of the images; not for letters and digits.
@@ -96,10 +97,12 @@ def _losses(tuned: Encoder, classes: int, config: Config, images: Images, contex
     labels = labels_of(images)
     generator = torch.Generator().manual_seed(context.seed)
     mixup: Mixup | None = None
-    criterion: nn.Module = LabelSmoothingCrossEntropy(config.label_smoothing)
+    criterion: nn.Module = LabelSmoothingCrossEntropy(config.label_smoothing)  # type: ignore[no-untyped-call]
     if config.mixup or config.cutmix:
-        mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
-        criterion = SoftTargetCrossEntropy()
+        mixup = Mixup(  # type: ignore[no-untyped-call]
+            config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes
+        )
+        criterion = SoftTargetCrossEntropy()  # type: ignore[no-untyped-call]
 
     def read(positions: np.ndarray) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(images.get(positions)), labels[positions]

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
+from torchvision.ops import nms
 
 from mimcore.evaluation.coco import Detections
 from mimcore.evaluation.scenes import Truth
@@ -65,7 +67,9 @@ def _tile(pixels: np.ndarray, truth: Truth, found: Detections, names: list[str] 
     pen, font = ImageDraw.Draw(tile), ImageFont.load_default(LETTERS - 2)
     for box in truth.boxes * ratio:
         pen.rectangle(tuple(box.tolist()), outline=TRUE, width=4)
-    for box, score, label in zip(found.boxes * ratio, found.scores, found.labels, strict=True):
+    # Of detections that overlap by half only the best is drawn, whatever their classes, or none could be read.
+    best = nms(torch.from_numpy(found.boxes), torch.from_numpy(found.scores), 0.5).numpy()
+    for box, score, label in zip(found.boxes[best] * ratio, found.scores[best], found.labels[best], strict=True):
         if score < SHOWN:
             continue
         pen.rectangle(tuple(box.tolist()), outline=FOUND, width=2)

@@ -1,6 +1,6 @@
 """Images with boxes, resized and padded to a square."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -62,10 +62,12 @@ def box_class_count(truths: list[Truth], names: list[str] | None, where: str) ->
 class Scenes:
     """Images resized to fit a square by their longer side, and kept in memory as far as that suffices."""
 
-    def __init__(self, images: Images, image_size: int, cache_mib: int) -> None:
+    def __init__(self, images: Images, image_size: int, cache_mib: int, one_class: bool = False) -> None:
         self.images = images
         self.image_size = image_size
         self.truths = truths_of(images)
+        if one_class:
+            self.truths = [replace(truth, labels=np.zeros_like(truth.labels)) for truth in self.truths]
         self._room = cache_mib * 2**20 // (3 * image_size**2)
         self._cache: dict[int, Tensor] = {}
 
@@ -113,7 +115,7 @@ class Scenes:
 
 
 def pad(image: Tensor, image_size: int, mean: tuple[float, ...]) -> Tensor:
-    """Fill uint8 ``(3, h, w)`` up to ``(3, S, S)`` at the right and below, with the mean colour: near 0 once normalised."""
+    """Fill uint8 ``(3, h, w)`` up to ``(3, S, S)`` at the right and below, with the mean colour: 0 once normalised."""
     square = (torch.tensor(mean) * 255).round().byte().view(3, 1, 1).repeat(1, image_size, image_size)
     square[:, : image.shape[1], : image.shape[2]] = image
     return square

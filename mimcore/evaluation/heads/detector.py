@@ -87,7 +87,6 @@ def detector(head: Head, backbone: Backbone, classes: int, steps: list[float], c
         width = backbone.out_channels
         model = FasterRCNN(
             _WithPool(backbone),
-            classes + 1,
             rpn_anchor_generator=anchors,
             # Two hidden convolutions, as ViTDet (Li et al. 2022, appendix A.2).
             rpn_head=RPNHead(width, 3, conv_depth=2),

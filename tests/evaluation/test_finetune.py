@@ -1,0 +1,138 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from fakes import context, digit_data, encoder
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from mimcore.errors import UserError
+from mimcore.evaluation import finetune
+from mimcore.evaluation.augment import random_resized_crop
+from mimcore.evaluation.finetune import Config
+from mimcore.evaluation.recipe import encoder_groups, order, rate
+from mimcore.evaluation.task import seed_number, seeded
+
+
+def short(**options):
+    return Config(**({"pool": "x", "images_seen": 640, "batch_size": 32} | options))
+
+
+def test_it_learns_digits(tmp_path):
+    plain = {"augmentation": "none", "mixup": 0, "cutmix": 0, "base_learning_rate": 0.02, "layer_decay": 1.0}
+    config = short(images_seen=6400, **plain)
+    assert finetune.evaluate(encoder(), config, digit_data(), context(tmp_path))["top1"].value > 0.6
+
+
+def test_a_rerun_is_equal_and_the_encoder_and_the_global_generators_are_left_alone(tmp_path):
+    gentle = {"crop_scale": (0.8, 1.0), "mirror": False, "base_learning_rate": 0.02, "layer_decay": 1.0}
+    subject, config = encoder(), short(images_seen=3200, **gentle)
+    before = {k: v.clone() for k, v in subject.module.state_dict().items()}
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = finetune.evaluate(subject, config, digit_data(100, 300), context(tmp_path))
+    assert torch.equal(torch.get_rng_state(), state)
+    np.random.seed(99)  # noqa: NPY002
+    second = finetune.evaluate(subject, config, digit_data(100, 300), context(tmp_path, workers=0))
+    assert first == second
+    assert all(torch.equal(before[k], v) for k, v in subject.module.state_dict().items())
+    assert finetune.evaluate(subject, config, digit_data(100, 300), context(tmp_path, seed=1)) != first
+
+
+def test_the_encoder_keeps_its_weights_under_the_new_head():
+    subject = encoder()
+    tuned = subject.fresh(num_classes=10, global_pool="avg").module
+    state = tuned.state_dict()
+    for name, tensor in subject.module.state_dict().items():
+        if not name.startswith("norm."):
+            assert torch.equal(tensor, state[name]), name
+    assert {name for name in state if name not in subject.module.state_dict()} == {
+        "fc_norm.weight",
+        "fc_norm.bias",
+        "head.weight",
+        "head.bias",
+    }
+
+
+def test_layers_decay_as_in_mae():
+    # The released code: layer_decay ** (depth + 1 - layer); the stem is layer 0, block i is i + 1, the head the last.
+    model = encoder(depth=3).fresh(num_classes=5, global_pool="avg").module
+    scales = {id(p): g["lr_scale"] for g in encoder_groups(model, short()) for p in g["params"]}
+    decays = {id(p): g["weight_decay"] for g in encoder_groups(model, short()) for p in g["params"]}
+    for name, parameter in model.named_parameters():
+        layer = 0
+        if name.startswith("blocks."):
+            layer = int(name.split(".")[1]) + 1
+        elif name.startswith(("head", "fc_norm")):
+            layer = 4
+        assert scales[id(parameter)] == pytest.approx(0.75 ** (4 - layer)), name
+        plain = parameter.ndim <= 1 or name in ("pos_embed", "cls_token")
+        assert decays[id(parameter)] == (0 if plain else 0.05), name
+
+
+def test_the_schedule_rises_and_falls():
+    rates = [rate(step, 100, 0.1) for step in range(100)]
+    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+
+
+@given(st.integers(1, 20), st.integers(1, 30), st.integers(1, 10))
+def test_every_image_comes_once_before_any_comes_again(images, batch_size, steps):
+    seen = np.concatenate(list(order(images, batch_size, steps, 3)))
+    assert len(seen) == batch_size * steps
+    for start in range(0, len(seen), images):
+        part = seen[start : start + images]
+        assert len(set(part.tolist())) == len(part)
+
+
+def test_a_crop_of_one_colour_is_that_colour():
+    wide = random_resized_crop(torch.full((16, 3, 8, 8), 7.0), (0.1, 0.5), True, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(wide, torch.full_like(wide, 7.0))
+
+
+def test_crops_cover_the_share_of_the_area_that_they_should():
+    # On a picture whose value is the column, the spread of a crop is its width; likewise for rows.
+    side, count = 64, 2000
+    ramp = torch.arange(side) / side
+    columns = ramp.expand(count, 1, side, side)
+    generator = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    width = random_resized_crop(columns, (0.2, 0.6), False, generator())
+    height = random_resized_crop(columns.transpose(2, 3), (0.2, 0.6), False, generator())
+    width = (width[:, 0, 0, -1] - width[:, 0, 0, 0]) * side / (side - 1)
+    height = (height[:, 0, -1, 0] - height[:, 0, 0, 0]) * side / (side - 1)
+    area = width * height
+    assert float(area.min()) > 0.18
+    assert float(area.max()) < 0.62
+    assert float(area.mean()) == pytest.approx(0.4, abs=0.02)
+    assert float((width / height).log().mean()) == pytest.approx(0, abs=0.02)
+
+
+def test_a_loss_that_is_not_finite_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"tasks\.t: the loss is not finite after \d+ of 640 images; lower"):
+        finetune.evaluate(encoder(), short(base_learning_rate=1e30), digit_data(64, 32), context(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"images_seen": 100}, "the nearest is 96"), ({"batch_size": 5}, "even"), ({"crop_scale": (0.5, 0.2)}, "rise")],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
+        short(**options)
+
+
+def test_seeds_differ_by_text_and_are_put_back():
+    assert seed_number("s0") != seed_number("s1") != seed_number("s", "1")
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    with seeded(7, torch.device("cpu")):
+        inside = torch.rand(3)
+    assert torch.equal(torch.rand(1), expected)
+    with seeded(7, torch.device("cpu")):
+        assert torch.equal(torch.rand(3), inside)
