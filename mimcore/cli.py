@@ -1,6 +1,5 @@
 """The command line: one verb per stage. It parses, calls and prints; every import of work is inside its verb."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -283,9 +282,6 @@ def _grid(study: Study) -> dict[str, object]:
 
 def main() -> None:
     """Run a verb; a mistake of the user ends in a sentence and exit status 2."""
-    # Threads that spin while they wait steal the core from another process: two runs at once on two cores went at a
-    # tenth of their speed. Read by OpenMP when torch is loaded, hence here.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:

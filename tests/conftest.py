@@ -1,13 +1,11 @@
 """Every test starts from the same seed and cannot reach the network."""
 
-import os
 import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from fakes import digits, encoder
+from mimcore.evaluation.progress import Terminal
 from rich.console import Console
 
 from mimcore import registry
 from mimcore.errors import UserError
 from mimcore.evaluation import run as stage
-from mimcore.evaluation.progress import Terminal
 from mimcore.execution import Execution
 from mimcore.models import encoder as encoders
 
