@@ -97,12 +97,12 @@ def _losses(tuned: Encoder, classes: int, config: Config, images: Images, contex
     labels = labels_of(images)
     generator = torch.Generator().manual_seed(context.seed)
     mixup: Mixup | None = None
-    criterion: nn.Module = LabelSmoothingCrossEntropy(config.label_smoothing)  # type: ignore[no-untyped-call]
+    criterion: nn.Module = LabelSmoothingCrossEntropy(config.label_smoothing)
     if config.mixup or config.cutmix:
-        mixup = Mixup(  # type: ignore[no-untyped-call]
+        mixup = Mixup(
             config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes
         )
-        criterion = SoftTargetCrossEntropy()  # type: ignore[no-untyped-call]
+        criterion = SoftTargetCrossEntropy()
 
     def read(positions: np.ndarray) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(images.get(positions)), labels[positions]
