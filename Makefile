@@ -38,7 +38,12 @@ format: setup  ## rewrite the code in the house format
 	ruff format $(SOURCES)
 
 bench: setup  ## time this code beside its peers
-	python benchmarks/augment.py
+	python benchmarks/crops.py
+
+ui: setup  ## show the report at http://localhost:8000
+	@test -f artifacts/report/report.html || { echo "there is no report yet; run 'make demo' first"; exit 1; }
+	@echo "http://localhost:8000/report.html (Ctrl-C ends it)"
+	@python -m http.server --bind 127.0.0.1 --directory artifacts/report 8000
 
 lock: setup  ## compile requirements.lock anew
 	uv pip compile --quiet pyproject.toml --extra flows --extra dev --universal --python-version 3.11 \

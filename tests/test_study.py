@@ -1,3 +1,4 @@
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -131,4 +132,12 @@ def test_ready_studies_are_valid() -> None:
     assert files
     for file in files:
         Study.read(file).check()
-    assert (root / "params.yaml").read_bytes() == (root / "studies/quick.yaml").read_bytes()
+
+
+def test_the_committed_study_is_the_default() -> None:
+    root = Path(__file__).parents[1]
+    shown = [
+        subprocess.run(["git", "show", f"HEAD:{file}"], cwd=root, capture_output=True, check=True).stdout
+        for file in ("params.yaml", "studies/quick.yaml")
+    ]
+    assert shown[0] == shown[1]
