@@ -39,7 +39,9 @@ def main() -> None:
         generator = torch.Generator().manual_seed(0)
         peer = v2.Compose(
             [
-                v2.RandomResizedCrop(size, scale=(0.2, 1.0), interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
+                v2.RandomResizedCrop(
+                    size, scale=(0.2, 1.0), interpolation=v2.InterpolationMode.BICUBIC, antialias=True
+                ),
                 v2.RandomHorizontalFlip(),
             ]
         )
@@ -52,7 +54,9 @@ def main() -> None:
                 rates[name] = max(rates.get(name, 0.0), images_per_second(work, batch))
         setting = f"{size} px, batch {batch}"
         for name, rate in rates.items():
-            rows.append({"benchmark": "crops", "setting": setting, "implementation": name, "value": rate, "unit": "images/s"})
+            rows.append(
+                {"benchmark": "crops", "setting": setting, "implementation": name, "value": rate, "unit": "images/s"}
+            )
         ratio = rates["mimcore"] / rates["torchvision"]
         table.add_row(setting, f"{rates['torchvision']:,.0f}", f"{rates['mimcore']:,.0f}", f"{ratio:.2f}")
     if arguments.json:

@@ -99,9 +99,7 @@ def _losses(tuned: Encoder, classes: int, config: Config, images: Images, contex
     mixup: Mixup | None = None
     criterion: nn.Module = LabelSmoothingCrossEntropy(config.label_smoothing)
     if config.mixup or config.cutmix:
-        mixup = Mixup(
-            config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes
-        )
+        mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
         criterion = SoftTargetCrossEntropy()
 
     def read(positions: np.ndarray) -> tuple[Tensor, Tensor]:
