@@ -1,7 +1,7 @@
 # The front door. `make demo` and `make test` do all the set-up themselves.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := mimcore flows tests benchmarks
+SOURCES := mimcore tests benchmarks
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 

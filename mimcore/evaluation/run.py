@@ -63,7 +63,7 @@ def evaluate_run(
     Raises:
         UserError: any mistake in the options, the pool or the run.
     """
-    inputs = {name: file_digest(run / name) for name in ("encoder.safetensors", "model.json")}
+    inputs = {"encoder": file_digest(run / "encoder.safetensors"), **_digests(examples)}
     record = Provenance(provenance, f"evaluate {run_name} {task_name}", definition, inputs)
     with record:
         subjects = {"run": encoders.load(run)}
@@ -108,7 +108,7 @@ def evaluate_floor(
     Raises:
         UserError: any mistake in the options or the pool.
     """
-    record = Provenance(provenance, f"floor {model_name} {task_name}", definition, {})
+    record = Provenance(provenance, f"floor {model_name} {task_name}", definition, _digests(examples))
     with record:
         model = resolve(encoders.Config, definition["model"], f"models.{model_name}")
         with seeded(seed_number("floor", seed), torch.device("cpu")):
@@ -120,6 +120,10 @@ def evaluate_floor(
         )
         record.record |= {"device": str(device), "threads": torch.get_num_threads()}
     return found
+
+
+def _digests(examples: Path) -> dict[str, str]:
+    return {part: file_digest(examples / f"{part}.parquet") for part in ("train", "test")}
 
 
 def _measure(

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from mimcore.errors import UserError
 from mimcore.evaluation import finetune
-from mimcore.evaluation.augment import random_resized_crop
 from mimcore.evaluation.finetune import Config
 from mimcore.evaluation.recipe import encoder_groups, order, rate
 from mimcore.evaluation.task import seed_number, seeded
@@ -88,28 +87,6 @@ def test_every_image_comes_once_before_any_comes_again(images, batch_size, steps
     for start in range(0, len(seen), images):
         part = seen[start : start + images]
         assert len(set(part.tolist())) == len(part)
-
-
-def test_a_crop_of_one_colour_is_that_colour():
-    wide = random_resized_crop(torch.full((16, 3, 8, 8), 7.0), (0.1, 0.5), True, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(wide, torch.full_like(wide, 7.0))
-
-
-def test_crops_cover_the_share_of_the_area_that_they_should():
-    # On a picture whose value is the column, the spread of a crop is its width; likewise for rows.
-    side, count = 64, 2000
-    ramp = torch.arange(side) / side
-    columns = ramp.expand(count, 1, side, side)
-    generator = lambda: torch.Generator().manual_seed(0)  # noqa: E731
-    width = random_resized_crop(columns, (0.2, 0.6), False, generator())
-    height = random_resized_crop(columns.transpose(2, 3), (0.2, 0.6), False, generator())
-    width = (width[:, 0, 0, -1] - width[:, 0, 0, 0]) * side / (side - 1)
-    height = (height[:, 0, -1, 0] - height[:, 0, 0, 0]) * side / (side - 1)
-    area = width * height
-    assert float(area.min()) > 0.18
-    assert float(area.max()) < 0.62
-    assert float(area.mean()) == pytest.approx(0.4, abs=0.02)
-    assert float((width / height).log().mean()) == pytest.approx(0, abs=0.02)
 
 
 def test_a_loss_that_is_not_finite_is_a_sentence(tmp_path):

@@ -1,14 +1,10 @@
-import io
 import json
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from fakes import digits, encoder
-from mimcore.evaluation.progress import Terminal
-from rich.console import Console
 
 from mimcore import registry
 from mimcore.errors import UserError
@@ -19,6 +15,11 @@ from mimcore.models import encoder as encoders
 MODEL = {"architecture": "vit_tiny_patch16_224", "image_size": 16, "patch_size": 4}
 MODEL |= {"embed_dim": 32, "depth": 2, "num_heads": 2}
 EXECUTION = Execution(device="cpu", threads=1)
+CPU = torch.device("cpu")
+
+
+def silent(phase, done, total, note):
+    pass
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def evaluate(place, task, output="out", **options):
     definition = {"task": {"module": task, "pool": "digits"} | options, "run": {"seed": "s0"}}
     return stage.evaluate_run(
         "r", place / "run", "probe", definition, {}, place / "examples", place / output,
-        place / "provenance" / "out.json", place, EXECUTION,
+        place / "provenance" / "out.json", place, EXECUTION, CPU, silent,
     )  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def test_floors_are_the_untrained_encoder_and_pixels(place):
     def floor(task, **options):
         definition = {"task": {"module": task, "pool": "digits"} | options, "model": MODEL}
         return stage.evaluate_floor(
-            "m", "probe", definition, {}, place / "examples", place / task, place / "p.json", place, EXECUTION
+            "m", "probe", definition, {}, place / "examples", place / task, place / "p.json", place, EXECUTION, CPU, silent
         )["subjects"]
 
     state = torch.get_rng_state()
@@ -117,17 +118,3 @@ def test_a_missing_table_names_the_cure(place):
     (place / "examples" / "test.parquet").unlink()
     with pytest.raises(UserError, match=r"test\.parquet is missing; bring it up to date"):
         evaluate(place, "linear")
-
-
-def test_progress_prints_a_line_now_and_then(monkeypatch):
-    clock = iter(np.arange(0, 1000, 4.0))
-    monkeypatch.setattr("mimcore.evaluation.progress.time.monotonic", lambda: float(next(clock)))
-    text = io.StringIO()
-    with Terminal("mae-tiny linear", Console(file=text, width=80)) as progress:
-        for done in range(0, 500, 50):
-            progress("features", done, 500)
-    lines = text.getvalue().splitlines()
-    assert 2 <= len(lines) <= 4
-    assert lines[0].startswith("mae-tiny linear: features 100/500")
-    assert "images/s" in lines[0]
-    assert "s left" in lines[0]

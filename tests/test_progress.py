@@ -1,0 +1,35 @@
+import pytest
+
+from mimcore import progress
+
+
+def test_a_line_now_and_then_and_one_at_the_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.Phases("pretrain r") as phases:
+        for done in range(0, 500, 50):
+            phases("", done, 500, "loss 1.0")
+            now[0] += 4
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4  # 40 s at one line every 10 s or more, and the end
+    assert lines[0].startswith("pretrain r:")
+    assert all("images/s" in line for line in lines)
+    assert "left" in lines[0]
+    assert "loss 1.0" in lines[0]
+    assert "done" in lines[-1]
+
+
+def test_a_run_that_goes_on_counts_only_its_own_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    meter = progress.Meter("pretrain r", 1000, done=900)
+    now[0] = 10.0
+    meter.update(1000)
+    assert meter.rate == pytest.approx(10)
+
+
+def test_nothing_says_done_after_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError), progress.Phases("evaluate r") as phases:
+        phases("training", 1, 2)
+        raise RuntimeError
+    assert "done" not in capsys.readouterr().err
