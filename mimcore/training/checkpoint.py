@@ -1,11 +1,13 @@
 """The scratch folder of a run in progress: its lock, and the last checkpoint."""
 
 import ctypes
+import errno
 import fcntl
 import os
 import pickle
 import signal
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,17 @@ import torch
 
 from mimcore import artifacts
 from mimcore.errors import UserError
+
+#: What a file that is no checkpoint, or a damaged one, is found out by.
+_BROKEN = (
+    zipfile.BadZipFile,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 
 
 def scratch_key(definition: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -96,15 +109,20 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """
     file = folder / "checkpoint.pt"
     try:
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(file) as archive:  # torch writes checksums, but reads tensors without a look at them
+            whole = archive.testzip() is None
+        state: dict[str, Any] | None = torch.load(file, map_location="cpu", weights_only=True) if whole else None
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _unusable(folder, error) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
+        if error.errno != errno.EINVAL:  # what a damaged offset leads to
+            raise _unusable(folder, error) from error
+        state = None
+    except _BROKEN:
+        state = None
+    if state is None:
         aside = file.replace(folder / "checkpoint.broken.pt")
         print(f"mimcore: the checkpoint was broken; it is now {aside}, and training starts over.", file=sys.stderr)
-        return None
     return state
 
 
