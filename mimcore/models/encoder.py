@@ -9,7 +9,8 @@ import timm
 import torch
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -170,7 +171,8 @@ def place(module: nn.Module, device: torch.device) -> nn.Module:
 def save(encoder: Encoder, folder: Path, definition: Mapping[str, Any]) -> None:
     """Write ``encoder.safetensors`` (timm's own keys) and ``model.json`` into ``folder``."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.module.state_dict().items()}
-    save_file(state, folder / "encoder.safetensors")
+    # Not save_file: on a full disk it raises an error of its own instead of OSError.
+    (folder / "encoder.safetensors").write_bytes(serialize(state))
     write_json(
         folder / "model.json",
         {

@@ -108,12 +108,12 @@ def pretrain(
         What ``metrics.json`` holds.
 
     Raises:
-        UserError: the loss is not finite, the run is being trained by another process, an image cannot be read.
+        UserError: the loss is not finite, the run is being trained by another process, the subset or an image cannot
+            be read, the disk is full.
     """
     die_with_parent()
-    manifest = pq.read_table(subset / "manifest.parquet")
-    validation = pq.read_table(subset / "validation.parquet")
     inputs = {name: artifacts.file_digest(subset / name) for name in ("manifest.parquet", "validation.parquet")}
+    manifest, validation = (_read_rows(subset / name) for name in inputs)
     record = artifacts.Provenance(provenance, f"pretrain {run_name}", definition, inputs)
     with record, scratch(scratch_root / scratch_key(definition, inputs)) as folder:
         run = start_run(definition, device)
@@ -145,6 +145,13 @@ def pretrain(
         record.record |= {"device": str(device), "threads": torch.get_num_threads(), **metrics["facts"]}
     shutil.rmtree(folder, ignore_errors=True)
     return metrics
+
+
+def _read_rows(file: Path) -> pa.Table:
+    try:
+        return pq.read_table(file, partitioning=None)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{file} is not a Parquet file ({error}); delete it and run 'dvc repro'.") from None
 
 
 def start_run(definition: Mapping[str, Any], device: torch.device) -> Run:
