@@ -83,7 +83,17 @@ def test_floors_are_the_untrained_encoder_and_pixels(place):
     def floor(task, **options):
         definition = {"task": {"module": task, "pool": "digits"} | options, "model": MODEL}
         return stage.evaluate_floor(
-            "m", "probe", definition, {}, place / "examples", place / task, place / "p.json", place, EXECUTION, CPU, silent
+            "m",
+            "probe",
+            definition,
+            {},
+            place / "examples",
+            place / task,
+            place / "p.json",
+            place,
+            EXECUTION,
+            CPU,
+            silent,
         )["subjects"]
 
     state = torch.get_rng_state()
