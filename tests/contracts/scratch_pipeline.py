@@ -43,7 +43,7 @@ PARAMS: dict[str, Any] = {
 }
 
 #: Stands for ``mimcore/__main__.py``: standard library only, and no word of the modules that it stands for.
-STUB = '''
+STUB = """
 import hashlib, json, os, sys
 from pathlib import Path
 import mimcore
@@ -74,7 +74,7 @@ for out in map(Path, stage["outs"]):
         file.write_text("x,y\\n1,2\\n" if file.suffix == ".csv" else text)
 with Path(os.environ["STUB_LOG"]).open("a") as log:
     log.write(stage["name"] + "\\n")
-'''
+"""
 INSIDE_RUN = ["encoder.safetensors", "model.json", "metrics.json", "curve.parquet"]
 
 
