@@ -1,6 +1,7 @@
 """The command line: one verb per stage. It parses, calls and prints; every import of work is inside its verb."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -201,9 +202,15 @@ def floor(model: str, task: str, params: Params = PARAMS) -> None:
 def collect(params: Params = PARAMS) -> None:
     """Gather every number of the study into one tidy table."""
     from mimcore.scaling.collect import collect as gather
+    from mimcore.setaside import set_aside
 
     study = Study.read(params)
     found = gather(_grid(study), layout.ARTIFACTS, layout.RESULTS)
+    # Only now: with the wrong study file, collecting has failed, and nothing is moved.
+    aside = layout.SCRATCH / "set-aside"
+    if strangers := set_aside(layout.ARTIFACTS, _gathered(study), aside):
+        first = f"{strangers[0]}" + (f" and {len(strangers) - 1} more" if len(strangers) > 1 else "")
+        print(f"{first}: not of this study, moved to {aside}.")
     print(f"{found['runs']} runs, {found['rows']} numbers.", *found["warnings"], sep="\n")
 
 
@@ -253,6 +260,14 @@ def _print_subjects(found: dict[str, Any]) -> None:
             for name, value in metrics.items()
         )
         print(f"{subject}: {numbers}")
+
+
+def _gathered(study: Study) -> Iterator[Path]:
+    """Every artifact that ``collect`` reads."""
+    for run in study.runs:
+        yield layout.run(run)
+        yield from (layout.evaluation(run, task) for task in study.grid.tasks)
+    yield from (layout.floor(model, task) for model in study.grid.models for task in study.grid.tasks)
 
 
 def _grid(study: Study) -> dict[str, object]:

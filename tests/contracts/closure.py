@@ -6,16 +6,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Modules found by name at run time; a stage declares the one it names, or the folder.
-REGISTRIES = (
-    "mimcore/data/formats",
-    "mimcore/sampling/strategies",
-    "mimcore/objectives",
-    "mimcore/evaluation",
-    "mimcore/scaling/laws",
-)
-#: Ours, but no stage's dependency: they translate, and what they hand over is a parameter.
-TRANSLATORS = {"mimcore/cli.py", "mimcore/study.py", "mimcore/__main__.py", "mimcore/layout.py", "mimcore/explain.py"}
+#: Ours, but no stage's dependency: they translate, and what they hand over is a parameter, or changes no result.
+TRANSLATORS = {
+    f"mimcore/{name}.py" for name in ("cli", "study", "__main__", "layout", "explain", "progress", "execution")
+}
 
 
 @cache

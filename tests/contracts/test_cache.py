@@ -1,0 +1,251 @@
+"""What an edit makes stale: exactly what it can change. The true pipeline, over work that takes no time."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scratch_pipeline
+from scratch_pipeline import PARAMS, Pipeline
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of DVC's own libraries
+
+RUNS = [f"mae-{model}-{subset}-short-s0" for model in ("tiny", "small") for subset in ("n16", "n64")]
+TASKS = ["linear", "detection"]
+FLOORS = [f"floor@{model}-{task}" for model in ("tiny", "small") for task in TASKS]
+PRETRAIN = [f"pretrain@{run}" for run in RUNS]
+EVALUATE = [f"evaluate@{run}-{task}" for run in RUNS for task in TASKS]
+#: Reads names and the definitions of what it gathers, so it sees every edit of those.
+COLLECT = ["check", "collect"]
+
+#: Which stages an edit of each definition makes stale by itself.
+OWN = {
+    "pools.digits": ["check", "index@digits"],
+    **{f"subsets.{n}": [*COLLECT, f"sample@{n}-s0"] for n in ("n16", "n64")},
+    **{
+        f"models.{model}": [*COLLECT, *[s for s in (*PRETRAIN, *FLOORS) if f"{model}-" in s]]
+        for model in ("tiny", "small")
+    },
+    "objectives.mae": [*COLLECT, *PRETRAIN],
+    "schedules.short": [*COLLECT, *PRETRAIN],
+    **{
+        f"tasks.{task}": [*COLLECT, f"examples@{task}", *[s for s in (*EVALUATE, *FLOORS) if s.endswith(f"-{task}")]]
+        for task in TASKS
+    },
+    "fit": ["check", "fit"],
+}
+
+
+def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every field below a definition, and one that is not there."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield from leaves(below, f"{path}.{key}")
+        yield f"{path}.not_there_before", None
+    else:
+        yield path, value
+
+
+def another(value: Any) -> Any:
+    """A value that differs."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, list):
+        return [*value, value[0]]
+    return f"{value}x" if isinstance(value, str) else 1 if value is None else value + 1
+
+
+def fields(kind: str) -> Iterator[tuple[str, Any, list[str]]]:
+    for path, stages in OWN.items():
+        value: Any = PARAMS
+        for part in path.split("."):
+            value = value[part]
+        if path.startswith(kind):
+            yield from ((field, old, stages) for field, old in leaves(value, path))
+
+
+def test_every_definition_is_covered() -> None:
+    named = {f"{kind}.{name}" for kind in scratch_pipeline.KINDS for name in PARAMS[kind]} | {"fit"}
+    assert named == set(OWN)
+
+
+def test_a_second_repro_runs_nothing_bytecode_or_not(pipeline: Pipeline) -> None:
+    assert pipeline.repro() == []
+    subprocess.run(["python", "-m", "compileall", "-q", "mimcore"], cwd=pipeline.root, check=True)
+    written = list((pipeline.root / "mimcore").rglob("__pycache__/*.pyc"))
+    assert len(written) > 50
+    for file in written:
+        file.touch()
+    assert pipeline.stale() == set()
+    assert pipeline.repro() == []
+    (pipeline.root / ".dvcignore").write_text("")  # without the cure, the trap is there
+    assert {"check", *PRETRAIN} <= pipeline.stale()
+
+
+def test_the_first_repro_ran_every_stage(tmp_path: Path, quiet_tools: None) -> None:
+    fresh = scratch_pipeline.build(tmp_path / "fresh")
+    assert fresh.stale() == fresh.names()
+
+
+@pytest.mark.parametrize("kind", ["pools", "subsets", "models", "objectives", "schedules", "tasks", "fit"])
+def test_a_field_makes_stale_what_uses_it(pipeline: Pipeline, kind: str) -> None:
+    before = pipeline.params()
+    for field, old, stages in fields(kind):
+        pipeline.set(field, another(old))
+        assert pipeline.stale() == set(stages), field
+        (pipeline.root / "params.yaml").write_text(json.dumps(before, indent=1))
+
+
+def test_what_changes_only_the_speed_makes_nothing_stale(pipeline: Pipeline) -> None:
+    for field, value in {"device": "auto", "threads": 7, "workers": 3, "image_cache_mib": 1}.items():
+        pipeline.set(f"execution.{field}", value)
+    assert pipeline.stale() == set()
+    assert pipeline.repro() == []
+
+
+def test_the_title_of_a_study_touches_its_report_alone(pipeline: Pipeline) -> None:
+    pipeline.set("study.title", "Another")
+    assert pipeline.stale() == {"check", "collect"}
+
+
+def downstream(pipeline: Pipeline, stages: list[str]) -> set[str]:
+    """The stages and all that come after them, by the graph of DVC."""
+    import networkx
+
+    with pipeline.repo() as repo:
+        by_name = {stage.addressing: stage for stage in repo.index.stages}
+        graph = repo.index.graph.reverse()
+        reached = set().union(*({s.addressing for s in networkx.descendants(graph, by_name[n])} for n in stages))
+    return reached | set(stages)
+
+
+def test_an_edit_runs_all_that_follows_and_its_undoing_restores(pipeline: Pipeline) -> None:
+    before, kept = artifacts(pipeline.root), pipeline.params()
+    pipeline.set("models.tiny.depth", 3)
+    expected = downstream(pipeline, [stage for stage in OWN["models.tiny"] if stage != "check"]) | {"check"}
+    assert sorted(pipeline.repro()) == sorted(expected), "each stage ran once; none was restored from the run-cache"
+    changed = artifacts(pipeline.root)
+    assert {name for name in before if "tiny" in name} <= {n for n in before if changed[n] != before[n]}
+    (pipeline.root / "params.yaml").write_text(json.dumps(kept, indent=1))
+    assert pipeline.repro() == [], "what was made before is restored"
+    assert artifacts(pipeline.root) == before
+    pipeline.set("models.tiny.depth", 3)
+    assert pipeline.repro() == []
+    assert artifacts(pipeline.root) == changed
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("pools.digits.images", 101),
+        ("subsets.n16.images", 17),
+        ("objectives.mae.mask_ratio", 0.6),
+        ("schedules.short.images_seen", 1024),
+        ("tasks.linear.train_images", 60),
+        ("fit.bootstrap", 300),
+    ],
+)
+def test_an_edit_misses_the_run_cache(pipeline: Pipeline, field: str, value: object) -> None:
+    before, kept = artifacts(pipeline.root), pipeline.params()
+    (own,) = [stages for path, stages in OWN.items() if field.startswith(f"{path}.")]
+    own = [stage for stage in own if stage not in COLLECT]
+    pipeline.set(field, value)
+    assert sorted(pipeline.repro(*own)) == sorted(own), "none was restored from the run-cache"
+    assert artifacts(pipeline.root) != before
+    (pipeline.root / "params.yaml").write_text(json.dumps(kept, indent=1))
+    assert pipeline.repro(*own) == []
+    assert artifacts(pipeline.root) == before
+
+
+def artifacts(root: Path) -> dict[str, bytes]:
+    files = [file for file in (root / "artifacts").rglob("*") if file.is_file() and file.name != ".gitignore"]
+    return {str(file.relative_to(root)): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("mimcore/objectives/mae.py", PRETRAIN),
+        ("mimcore/objectives/another.py", []),
+        ("mimcore/evaluation/linear.py", [s for s in (*EVALUATE, *FLOORS) if s.endswith("-linear")]),
+        ("mimcore/evaluation/detection.py", [s for s in (*EVALUATE, *FLOORS) if s.endswith("-detection")]),
+        ("mimcore/evaluation/knn.py", []),
+        ("mimcore/evaluation/coco.py", [*EVALUATE, *FLOORS]),
+        ("mimcore/scaling/laws/power.py", ["fit"]),
+        ("mimcore/scaling/report.html.j2", ["report"]),
+        ("mimcore/scaling/collect.py", ["collect"]),
+        ("mimcore/data/formats/digits.py", ["index@digits"]),
+        ("mimcore/data/index.py", ["index@digits"]),
+        ("mimcore/data/crops.py", [*PRETRAIN, *EVALUATE, *FLOORS]),
+        ("mimcore/sampling/strategies/random.py", ["sample@n16-s0", "sample@n64-s0"]),
+        ("mimcore/sampling/examples.py", ["examples@linear", "examples@detection"]),
+        ("mimcore/training/schedule.py", PRETRAIN),
+        ("mimcore/models/decoder.py", PRETRAIN),
+        ("mimcore/models/encoder.py", [*PRETRAIN, *EVALUATE, *FLOORS]),
+        ("mimcore/cli.py", []),
+        ("mimcore/study.py", []),
+        ("mimcore/layout.py", []),
+        ("mimcore/explain.py", []),
+        ("mimcore/execution.py", []),
+        ("mimcore/progress.py", []),
+    ],
+)
+def test_an_edit_of_code_makes_stale_what_imports_it(pipeline: Pipeline, file: str, stages: list[str]) -> None:
+    with pipeline.edited(file):
+        assert pipeline.stale() == {"check", *stages}
+
+
+def test_an_edit_of_code_that_does_no_work_runs_the_check_alone(pipeline: Pipeline) -> None:
+    with pipeline.edited("mimcore/progress.py"):
+        assert pipeline.repro() == ["check"]
+
+
+def test_an_edit_of_a_listing_indexes_that_pool(pipeline: Pipeline) -> None:
+    with pipeline.edited("listings/digits.json", "\n"):
+        assert pipeline.stale() == {"index@digits"}
+
+
+def test_a_new_model_leaves_the_others_alone(pipeline: Pipeline) -> None:
+    pipeline.set("models.large", {"image_size": 32})
+    assert pipeline.stale() == {"check", "collect"}
+    pipeline.set("study.models", ["tiny", "small", "large"])
+    new = {name for name in pipeline.names() if "large" in name}
+    assert len(new) == 2 * 1 + 2 * 2 + 2
+    assert set(pipeline.repro()) == {"check", "collect", "fit", "report", *new}
+
+
+def test_a_run_beside_the_grid_depends_on_the_module_it_names(pipeline: Pipeline) -> None:
+    name = "mae60-tiny-n16-short-s0"
+    at = {"objective": "mae60", "module": "mae", "model": "tiny", "subset": "n16", "schedule": "short", "seed": "s0"}
+    pipeline.set("objectives.mae60", {"module": "mae", "mask_ratio": 0.6})
+    pipeline.set("study.extra", {name: at})
+    extra = {f"pretrain-extra@{name}", *(f"evaluate-extra@{name}-{task}" for task in TASKS)}
+    assert set(pipeline.repro()) == {"check", "collect", "fit", "report", *extra}
+    with pipeline.edited("mimcore/objectives/mae.py"):
+        assert pipeline.stale() == {"check", f"pretrain-extra@{name}", *PRETRAIN}
+    pipeline.set("objectives.mae60.mask_ratio", 0.5)
+    assert pipeline.stale() == {"check", "collect", f"pretrain-extra@{name}"}
+
+
+def test_a_worktree_with_the_same_cache_runs_nothing_and_stays_apart(pipeline: Pipeline, tmp_path: Path) -> None:
+    tree = Pipeline(tmp_path / "worktree")
+    subprocess.run(["git", "worktree", "add", "--quiet", str(tree.root)], cwd=pipeline.root, check=True)
+    try:
+        cache = str(pipeline.root / ".dvc/cache")
+        subprocess.run(["python", "-m", "dvc", "cache", "dir", "--local", cache], cwd=tree.root, check=True)
+        shutil.copy(pipeline.root / "dvc.lock", tree.root / "dvc.lock")
+        assert tree.repro() == []
+        assert tree.stale() == set()
+        before = artifacts(pipeline.root)
+        assert artifacts(tree.root) == before
+        tree.set("models.tiny.embed_dim", 96)
+        own = [stage for stage in OWN["models.tiny"] if stage != "check"]
+        assert set(tree.repro()) == downstream(pipeline, own) | {"check"}
+        assert artifacts(tree.root) != before
+        assert artifacts(pipeline.root) == before
+        assert pipeline.stale() == set()
+    finally:
+        subprocess.run(["git", "worktree", "remove", "--force", str(tree.root)], cwd=pipeline.root, check=True)

@@ -1,0 +1,211 @@
+"""The command line: what it offers, and what it says to a mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+from test_study import SMALL
+from typer.testing import CliRunner
+
+from mimcore.cli import app, main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: The public surface: changing it is a matter for CHANGELOG.md.
+VERBS = {
+    "use": ["study", "--force"],
+    "scan": ["pools", "--adopt", "--params"],
+    "check": ["--params", "--out"],
+    "index": ["pool", "--params"],
+    "sample": ["subset", "seed", "--params"],
+    "examples": ["task", "--params"],
+    "pretrain": ["run", "--params"],
+    "evaluate": ["run", "task", "--params"],
+    "floor": ["model", "task", "--params"],
+    "collect": ["--params"],
+    "fit": ["--params"],
+    "report": [],
+    "results": [],
+    "explain": ["stage"],
+}
+
+
+def test_the_public_surface_is_as_announced() -> None:
+    group: Any = typer.main.get_command(app)
+    found = {
+        name: [parameter.opts[0] for parameter in command.params if parameter.name != "help"]
+        for name, command in group.commands.items()
+    }
+    assert found == VERBS
+
+
+def test_help_names_every_verb_with_a_sentence() -> None:
+    text = CliRunner().invoke(app, ["--help"]).stdout
+    for verb in VERBS:
+        (line,) = [line for line in text.splitlines() if line.split()[:1] == [verb]]
+        assert len(line.split()) > 4, line
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_is_a_sentence(verb: str) -> None:
+    done = CliRunner().invoke(app, [verb, "--help"])
+    assert done.exit_code == 0
+    usage, _, sentence = (line.strip() for line in done.stdout.splitlines()[:3])
+    assert usage.startswith("Usage: ")
+    assert sentence[0].isupper()
+    assert "Args:" not in done.stdout
+    assert all(len(line) <= 100 for line in done.stdout.splitlines())
+
+
+def test_help_of_every_verb_loads_no_torch() -> None:
+    code = (
+        "import sys\nfrom mimcore.cli import app\n"
+        f"for verb in {list(VERBS)}:\n"
+        "    try:\n        app([verb, '--help'])\n    except SystemExit as end:\n        assert end.code == 0\n"
+        "print(sorted({'torch', 'timm', 'polars', 'sklearn', 'dvc', 'prefect'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the small study in force."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(SMALL))
+    return tmp_path
+
+
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit status and stderr of the program."""
+    monkeypatch.setattr(sys, "argv", ["mimcore", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    status = end.value.code
+    assert isinstance(status, int)
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["pretrain", "mae-tiny-n16-short-s7"], "the study has no run 'mae-tiny-n16-short-s7'; did you mean"),
+        (["evaluate", "mae-tiny-n16-short-s0", "liner"], "tasks has no 'liner'; did you mean 'linear'?"),
+        (["floor", "huge", "linear"], "models has no 'huge'; known: tiny."),
+        (["sample", "n17", "s0"], "subsets has no 'n17'; did you mean 'n16'?"),
+        (["index", "digit"], "pools has no 'digit'; did you mean 'digits'?"),
+        (["index", "digits"], "listings/digits.json"),
+        (["sample", "n16", "s0"], "artifacts/index/digits"),
+        (["examples", "linear"], "artifacts/index/digits"),
+        (["scan", "digit"], "pools has no 'digit'; did you mean 'digits'?"),
+        (["collect"], "is missing"),
+        (["fit"], "artifacts/results/results.parquet"),
+        (["report"], "artifacts/results"),
+        (["results"], "artifacts/results"),
+        (["check", "--params", "other.yaml"], "other.yaml is missing"),
+        (["use", "studies/none.yaml"], "studies/none.yaml is missing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_ends_in_a_sentence(
+    study: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    status, said = say(monkeypatch, capsys, *arguments)
+    assert status == 2
+    assert said.startswith("mimcore: ")
+    assert sentence in said
+    assert len(said.splitlines()) == 1, said
+    assert sorted(path.name for path in study.iterdir()) == ["params.yaml"], "nothing half-done is left"
+
+
+def test_no_traceback_reaches_a_user(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mimcore", "index", "digits"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "mimcore: params.yaml is missing; put a study in force with 'mimcore use studies/quick.yaml'.\n"
+    )
+
+
+def test_mistakes_of_a_study_are_told_at_once(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = json.loads(json.dumps(SMALL))
+    wrong["models"]["tiny"]["patchsize"] = 8
+    wrong["schedules"]["short"]["batch_size"] = "many"
+    (study / "params.yaml").write_text(yaml.safe_dump(wrong))
+    status, said = say(monkeypatch, capsys, "check")
+    assert status == 2
+    first, *rest = said.splitlines()
+    assert first == "mimcore: params.yaml has 2 mistakes:"
+    assert rest[0].startswith("  models.tiny.patchsize: unknown option; did you mean 'patch_size'")
+    assert rest[1].startswith("  schedules.short.batch_size: ")
+
+
+def test_an_unknown_verb_or_option_is_named(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, word in ((["pretain"], "pretain"), (["check", "--parms", "x"], "--parms")):
+        status, said = say(monkeypatch, capsys, *arguments)
+        assert status == 2
+        assert word in said
+
+
+def test_an_interrupt_is_no_traceback(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mimcore.study.Study.read", interrupted)
+    status, said = say(monkeypatch, capsys, "check")
+    assert status == 130
+    assert "Traceback" not in said
+
+
+class TestUse:
+    def ready(self, root: Path, title: str = "Another") -> Path:
+        other = json.loads(json.dumps(SMALL))
+        other["study"]["title"] = title
+        file = root / "studies/other.yaml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(yaml.safe_dump(other))
+        return file
+
+    def test_edits_are_not_overwritten(
+        self, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.ready(study)
+        before = (study / "params.yaml").read_bytes()
+        status, said = say(monkeypatch, capsys, "use", "studies/other.yaml")
+        assert status == 2
+        assert "--force" in said
+        assert (study / "params.yaml").read_bytes() == before
+        assert CliRunner().invoke(app, ["use", "studies/other.yaml", "--force"]).exit_code == 0
+        assert (study / "params.yaml").read_bytes() == (study / "studies/other.yaml").read_bytes()
+
+    def test_a_study_that_is_kept_gives_way(self, study: Path) -> None:
+        chosen = self.ready(study)
+        (study / "studies/small.yaml").write_bytes((study / "params.yaml").read_bytes())
+        done = CliRunner().invoke(app, ["use", str(chosen)])
+        assert done.exit_code == 0
+        assert done.stdout == "params.yaml is now 'Another': 4 runs, tasks linear. Next: dvc repro\n"
+
+    def test_a_wrong_study_is_not_put_in_force(self, study: Path) -> None:
+        chosen = self.ready(study)
+        chosen.write_text(chosen.read_text().replace("patch_size", "patchsize"))
+        before = (study / "params.yaml").read_bytes()
+        assert CliRunner().invoke(app, ["use", str(chosen), "--force"]).exit_code == 1
+        assert (study / "params.yaml").read_bytes() == before
