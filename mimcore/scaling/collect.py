@@ -34,11 +34,11 @@ def collect(study: Mapping[str, Any], artifact_root: Path, output: Path) -> dict
     """Write the results of a study: tables, the headline metric, and what DVC plots.
 
     Args:
-        study: ``runs`` (name to ``coordinates`` and ``definition``), ``evals`` (run to task to definition) and
+        study: ``title``, ``runs`` (name to ``coordinates`` and ``definition``), ``evals`` (run to task to definition) and
             ``floors`` (model to task to definition), all resolved. Nothing else that lies in the folder is taken.
         artifact_root: the folder with ``runs``, ``evals`` and ``floors``.
-        output: the folder to write: ``results.parquet``, ``curves.parquet``, ``headline.json``, ``notes.json`` (library
-            versions), ``scaling.csv`` and ``curves.csv``.
+        output: the folder to write: ``results.parquet``, ``curves.parquet``, ``headline.json``, ``notes.json`` (title,
+            library versions), ``scaling.csv`` and ``curves.csv``.
 
     Returns:
         ``runs`` and ``rows`` (counts) and ``warnings`` (sentences).
@@ -66,7 +66,7 @@ def collect(study: Mapping[str, Any], artifact_root: Path, output: Path) -> dict
             path = artifact_root / "floors" / model / task
             rows += _subject_rows(path, _load(path, definition, versions), task, {"model": model})
     with artifacts.directory(output) as folder:
-        _write(folder, rows, curves, versions)
+        _write(folder, rows, curves, versions, str(study.get("title", "Scaling study")))
     return {"runs": len(study["runs"]), "rows": len(rows), "warnings": mixed_libraries(versions)}
 
 
@@ -197,11 +197,14 @@ def _finite(value: Any, where: str) -> float:
     return float(value)
 
 
-def _write(folder: Path, rows: Sequence[Row], curves: list[dict[str, Any]], versions: Mapping[str, set[str]]) -> None:
+def _write(
+    folder: Path, rows: Sequence[Row], curves: list[dict[str, Any]], versions: Mapping[str, set[str]], title: str
+) -> None:
     write_results(folder / "results.parquet", rows)
     pq.write_table(pa.Table.from_pylist(curves, schema=CURVES), folder / "curves.parquet")
     artifacts.write_json(folder / "headline.json", headline(rows))
     notes = {
+        "title": title,
         "libraries": {name: sorted(found) for name, found in sorted(versions.items())},
         "warnings": mixed_libraries(versions),
     }

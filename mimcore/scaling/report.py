@@ -47,6 +47,7 @@ def report(results: Path, fit: Path, runs: Path, provenance: Path, output: Path)
             figures = _figures(Figures(rows, fitted, curves), folder)
         page = _environment().get_template(TEMPLATE.name)
         text = page.render(
+            title=notes["title"],
             scope=words.scope(rows),
             answers=words.answers(rows, fitted),
             flags=words.flags(rows, fitted, notes, _peak_rates(curves)),

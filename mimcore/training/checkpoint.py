@@ -32,16 +32,22 @@ _BROKEN = (
 )
 
 
+#: Modules that translate and show: they cannot change a result.
+OUTSIDE = {
+    f"mimcore.{name}" for name in ("__main__", "cli", "study", "layout", "explain", "setaside", "progress", "execution")
+}
+
+
 def scratch_key(definition: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """What a checkpoint may be resumed for: the definition, the inputs, the loaded code and the libraries.
 
-    A checkpoint of older code is never resumed: every loaded file of this package is part of the key.
+    A checkpoint of older code is never resumed: every loaded file of this package that can change a result is part of the key.
     """
     root = Path(__file__).parents[1]
     sources = {}
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if name.startswith("mimcore.") and name not in {"mimcore.cli", "mimcore.study", "mimcore.__main__"} and file:
+        if name.startswith("mimcore.") and name not in OUTSIDE and file:
             sources[str(Path(file).relative_to(root))] = artifacts.digest(Path(file).read_text(encoding="utf-8"))
     parts = {"definition": dict(definition), "inputs": dict(inputs), "sources": sources}
     return artifacts.digest(parts | {"libraries": artifacts.libraries()})[:24]
