@@ -21,7 +21,6 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 demo: setup  ## run the study in force, from images to the report
-	@test -d artifacts/index/digits || python -m mimcore scan
 	@dvc repro --quiet
 	@python -m mimcore results
 
