@@ -97,5 +97,5 @@ def test_an_unknown_stage(checkout: Path) -> None:
 
 def test_a_folder_without_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="^dvc stage list --name-only failed: you are not inside of a DVC repository"):
+    with pytest.raises(UserError, match=r"^dvc stage list --name-only failed: you are not inside of a DVC repository"):
         explain("collect")
