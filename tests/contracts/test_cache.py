@@ -85,6 +85,20 @@ def test_a_second_repro_runs_nothing_bytecode_or_not(pipeline: Pipeline) -> None
     assert {"check", *PRETRAIN} <= pipeline.stale()
 
 
+def test_what_dvc_and_a_killed_process_leave_beside_artifacts_is_not_hashed(pipeline: Pipeline) -> None:
+    """DVC keeps there a line for every output that there ever was: another one in each checkout."""
+    part = pipeline.root / "artifacts/index/.digits.part-17"
+    part.mkdir()
+    (part / "index.parquet").write_text("half")
+    try:
+        with pipeline.edited("artifacts/runs/.gitignore", "/mae-older-n16-short-s0\n"):
+            assert pipeline.stale() == set()
+            with pipeline.edited(".dvcignore", "!.gitignore\n!.*.part-*\n"):  # the trap is there
+                assert {"collect", "report", "sample@n16-s0", "examples@linear"} <= pipeline.stale()
+    finally:
+        shutil.rmtree(part)
+
+
 def test_the_first_repro_ran_every_stage(tmp_path: Path, quiet_tools: None) -> None:
     fresh = scratch_pipeline.build(tmp_path / "fresh")
     assert fresh.stale() == fresh.names()
