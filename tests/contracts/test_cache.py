@@ -85,6 +85,20 @@ def test_a_second_repro_runs_nothing_bytecode_or_not(pipeline: Pipeline) -> None
     assert {"check", *PRETRAIN} <= pipeline.stale()
 
 
+def test_what_dvc_and_a_killed_process_leave_beside_artifacts_is_not_hashed(pipeline: Pipeline) -> None:
+    """DVC keeps there a line for every output that there ever was: another one in each checkout."""
+    part = pipeline.root / "artifacts/index/.digits.part-17"
+    part.mkdir()
+    (part / "index.parquet").write_text("half")
+    try:
+        with pipeline.edited("artifacts/runs/.gitignore", "/mae-older-n16-short-s0\n"):
+            assert pipeline.stale() == set()
+            with pipeline.edited(".dvcignore", "!.gitignore\n!.*.part-*\n"):  # the trap is there
+                assert {"collect", "report", "sample@n16-s0", "examples@linear"} <= pipeline.stale()
+    finally:
+        shutil.rmtree(part)
+
+
 def test_the_first_repro_ran_every_stage(tmp_path: Path, quiet_tools: None) -> None:
     fresh = scratch_pipeline.build(tmp_path / "fresh")
     assert fresh.stale() == fresh.names()
@@ -132,9 +146,6 @@ def test_an_edit_runs_all_that_follows_and_its_undoing_restores(pipeline: Pipeli
     (pipeline.root / "params.yaml").write_text(json.dumps(kept, indent=1))
     assert pipeline.repro() == [], "what was made before is restored"
     assert artifacts(pipeline.root) == before
-    pipeline.set("models.tiny.depth", 3)
-    assert pipeline.repro() == []
-    assert artifacts(pipeline.root) == changed
 
 
 @pytest.mark.parametrize(
@@ -242,8 +253,9 @@ def test_a_worktree_with_the_same_cache_runs_nothing_and_stays_apart(pipeline: P
         before = artifacts(pipeline.root)
         assert artifacts(tree.root) == before
         tree.set("models.tiny.embed_dim", 96)
-        own = [stage for stage in OWN["models.tiny"] if stage != "check"]
-        assert set(tree.repro()) == downstream(pipeline, own) | {"check"}
+        own = [stage for stage in OWN["models.tiny"] if stage not in COLLECT]
+        assert tree.stale() == set(OWN["models.tiny"])
+        assert sorted(tree.repro(*own)) == sorted(own)
         assert artifacts(tree.root) != before
         assert artifacts(pipeline.root) == before
         assert pipeline.stale() == set()

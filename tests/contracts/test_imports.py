@@ -23,7 +23,7 @@ MAY = {
     "layout": set(),
     "explain": set(),
     "study": {"models", "sampling", "scaling", "training"},
-    **{key: set() for key in GROUND},
+    **{name: set() for name in GROUND},
 }
 FILES = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "mimcore").rglob("*.py"))
 STAGES = ("index", "sample", "examples", "pretrain", "evaluate", "floor", "collect", "fit", "report")
