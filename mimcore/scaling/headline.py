@@ -59,7 +59,7 @@ def _exponent(fits: Sequence[dict[str, Any]], setting: Setting) -> str:
 
 def _caption(fitted: dict[str, Any]) -> Text:
     """Say the verdicts on the claims."""
-    found = Text("± standard error over seeds")
+    found = Text("± standard error: over seeds, or with one seed that of the test set")
     for claim in fitted["diagnostics"]["claims"]:
         found.append(f"\n{claim['verdict']}: ", style="bold")
         found.append(claim["claim"])
