@@ -83,11 +83,11 @@ def floor_layers(
     return layers
 
 
-def forecast_layers(largest: float, top: float) -> list[Any]:
+def forecast_layers(largest: float, bottom: float) -> list[Any]:
     """A line where the data end and the forecast begins."""
-    point = data([{"n": largest * 1.06, "y": top, "text": "forecast"}])
+    point = data([{"n": largest * 1.06, "y": bottom, "text": "forecast"}])
     rule = alt.Chart(point).mark_rule(opacity=0.25, color=INK).encode(x="n:Q")
-    words = alt.Chart(point).mark_text(align="left", baseline="top", dx=5, dy=2, opacity=0.7)
+    words = alt.Chart(point).mark_text(align="left", baseline="bottom", dx=5, dy=-2, opacity=0.7)
     return [rule, words.encode(x="n:Q", y="y:Q", text="text:N")]
 
 

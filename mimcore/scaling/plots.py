@@ -143,7 +143,7 @@ class Figures:
         layers.append(self._marks(points, x, y))
         layers += floor_layers(lows, self.model_colours, max(ends), padded(ys))
         if curves and max(ends) > max(self.sizes):
-            layers += forecast_layers(max(self.sizes), padded(ys)[1])
+            layers += forecast_layers(max(self.sizes), padded(ys)[0])
         title = label(measure) if measure.task != PRETRAIN else f"{label(measure)} ({objective})"
         chart = alt.layer(*layers).properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=capital(title))
         return render(chart, f"{label(measure)} against unique images, {objective}, with fitted laws.")
