@@ -69,7 +69,7 @@ def evaluate_run(
         subjects = {"run": encoders.load(run)}
         seed = str(definition["run"]["seed"])
         found = _measure(
-            subjects, task_name, definition, pool, examples, output, root, execution, device, progress, seed
+            subjects, task_name, definition, pool, examples, output, record, root, execution, device, progress, seed
         )
         record.record |= {"device": str(device), "threads": torch.get_num_threads()}
     return found
@@ -116,7 +116,7 @@ def evaluate_floor(
         if registry.load("task", definition["task"]["module"]).PIXELS:
             subjects["pixels"] = Pixels(model.image_size)
         found = _measure(
-            subjects, task_name, definition, pool, examples, output, root, execution, device, progress, seed
+            subjects, task_name, definition, pool, examples, output, record, root, execution, device, progress, seed
         )
         record.record |= {"device": str(device), "threads": torch.get_num_threads()}
     return found
@@ -133,6 +133,7 @@ def _measure(
     pool: Mapping[str, Any],
     examples: Path,
     output: Path,
+    record: Provenance,
     root: Path,
     execution: "Execution",
     device: torch.device,
@@ -166,6 +167,7 @@ def _measure(
                 progress=partial(_tell, progress, subject_name),
             )
             found[subject_name] = _described(task, task.evaluate(subject, config, data, context))
+        record.record["resolved"] = {"task": config.model_dump(mode="json")}
         metrics = {"definition": dict(definition), "libraries": libraries(), "subjects": found}
         write_json(folder / "metrics.json", metrics)
     return metrics

@@ -142,6 +142,7 @@ def pretrain(
             shown = tables["val"].get(np.arange(min(PICTURE_IMAGES, len(tables["val"]))))
             pictures = torch.from_numpy(shown).to(device)
             save_reconstructions(part / "reconstructions.png", run.objective, run.encoder, pictures)
+        record.record["resolved"] = resolved_options(run, definition)
         record.record |= {"device": str(device), "threads": torch.get_num_threads(), **metrics["facts"]}
     shutil.rmtree(folder, ignore_errors=True)
     return metrics
@@ -258,6 +259,13 @@ def summarize(run: Run, definition: Mapping[str, Any], unique_images: int, flops
             "flops": flops_per_image * seen,
         },
     }
+
+
+def resolved_options(run: Run, definition: Mapping[str, Any]) -> dict[str, Any]:
+    """The definition with every default filled in, for the provenance record."""
+    model = resolve(encoders.Config, definition["model"], "models")
+    parts = {"objective": run.objective.config, "model": model, "schedule": run.schedule}
+    return {name: part.model_dump(mode="json") for name, part in parts.items()}
 
 
 def write_curve(file: Path, curve: list[dict[str, Any]]) -> None:

@@ -1,3 +1,5 @@
+import json
+
 """What a run writes, against counts by hand; and what does, or does not, change it."""
 
 from pathlib import Path
@@ -23,7 +25,9 @@ KEPT = PATCHES // 4
 
 def test_the_artifact_has_the_files_of_the_contract_and_its_provenance(root: Path, undisturbed: Trained) -> None:
     assert set(undisturbed.bytes()) == small_run.FILES
-    assert small_run.provenance(root, "undisturbed").is_file()
+    record = json.loads(small_run.provenance(root, "undisturbed").read_text())
+    assert record["resolved"]["schedule"]["weight_decay"] == 0.05  # a default, filled in
+    assert record["images_seen"] > 0
     assert not list((root / ".mimcore/runs").glob("*/checkpoint.pt"))
 
 
