@@ -1,7 +1,6 @@
-import json
-
 """What a run writes, against counts by hand; and what does, or does not, change it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
