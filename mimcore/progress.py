@@ -84,8 +84,8 @@ class Phases:
         self._meter: Meter | None = None
 
     def __call__(self, phase: str, done: int, total: int, note: str = "") -> None:
-        """Show the progress of a phase; a new one begins when its name does."""
-        if self._meter is None or phase != self._phase:
+        """Show the progress of a phase; a new one begins when its name changes or its count starts anew."""
+        if self._meter is None or phase != self._phase or done < self._meter.done:
             self._end(None)
             self._phase = phase
             title = f"{self.title}, {phase}" if phase else self.title

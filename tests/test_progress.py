@@ -30,6 +30,13 @@ def test_a_run_that_goes_on_counts_only_its_own_images(monkeypatch: pytest.Monke
     assert meter.rate == pytest.approx(10)
 
 
+def test_a_count_that_starts_anew_is_a_phase_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.Phases("evaluate r") as phases:
+        for done in (1, 2, 1, 2):
+            phases("features", done, 2)
+    assert capsys.readouterr().err.count("evaluate r, features: done") == 2
+
+
 def test_nothing_says_done_after_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError), progress.Phases("evaluate r") as phases:
         phases("training", 1, 2)
