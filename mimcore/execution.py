@@ -48,7 +48,7 @@ class Execution(Definition):
 def _keep_freed_memory() -> None:
     """Let glibc reuse large blocks instead of returning them: a training step asks for the same ones again.
 
-    Page faults of fresh blocks took up to a third of a small model's step on a CPU.
+    Spares the page faults of fresh blocks; docs/performance.md has what was seen.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
