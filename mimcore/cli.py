@@ -2,14 +2,18 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mimcore import layout
 from mimcore.errors import UserError
 from mimcore.study import Study
+
+if TYPE_CHECKING:
+    from mimcore.evaluation.run import Job
 
 app = typer.Typer(
     name="mimcore",
@@ -131,6 +135,7 @@ def examples(task: str, params: Params = PARAMS) -> None:
 @app.command(rich_help_panel=WORK)
 def pretrain(run: str, params: Params = PARAMS) -> None:
     """Pretrain one run of the study; a run that was interrupted goes on from its last checkpoint."""
+    from mimcore.execution import slow_precision
     from mimcore.progress import Phases
     from mimcore.training.pretrain import pretrain as work
 
@@ -141,6 +146,8 @@ def pretrain(run: str, params: Params = PARAMS) -> None:
     subset = layout.subset(at.subset, at.seed)
     provenance, scratch = layout.provenance(output), layout.SCRATCH / "runs"
     device = study.execution.start()
+    if warning := slow_precision(device, str(declared["schedule"].get("precision", "bfloat16"))):
+        print(f"warning: {warning}", file=sys.stderr)
     with Phases(f"pretrain {run}") as progress:
         result = work(
             run, declared, pool, subset, output, provenance, scratch, Path.cwd(), study.execution, device, progress
@@ -153,29 +160,11 @@ def pretrain(run: str, params: Params = PARAMS) -> None:
 def evaluate(run: str, task: str, params: Params = PARAMS) -> None:
     """Evaluate a run on a task."""
     from mimcore.evaluation.run import evaluate_run
-    from mimcore.progress import Phases
 
     study = Study.read(params)
-    output = layout.evaluation(run, task)
     definition = {"task": study.declared_task(task), "run": study.declared_run(run)}
-    pool = study.options("pools", study.pool_of("tasks", task))
-    provenance, examples = layout.provenance(output), layout.examples(task)
-    device = study.execution.start()
-    with Phases(f"evaluate {run} {task}") as progress:
-        found = evaluate_run(
-            run,
-            layout.run(run),
-            task,
-            definition,
-            pool,
-            examples,
-            output,
-            provenance,
-            Path.cwd(),
-            study.execution,
-            device,
-            progress,
-        )
+    with _job(study, task, definition, layout.evaluation(run, task), f"evaluate {run} {task}") as job:
+        found = evaluate_run(run, layout.run(run), job)
     _print_subjects(found)
 
 
@@ -183,18 +172,11 @@ def evaluate(run: str, task: str, params: Params = PARAMS) -> None:
 def floor(model: str, task: str, params: Params = PARAMS) -> None:
     """Evaluate what costs nothing: the untrained model and, where the task can, raw pixels."""
     from mimcore.evaluation.run import evaluate_floor
-    from mimcore.progress import Phases
 
     study = Study.read(params)
-    output = layout.floor(model, task)
     definition = {"task": study.declared_task(task), "model": study.options("models", model)}
-    pool = study.options("pools", study.pool_of("tasks", task))
-    provenance, examples = layout.provenance(output), layout.examples(task)
-    device = study.execution.start()
-    with Phases(f"floor {model} {task}") as progress:
-        found = evaluate_floor(
-            model, task, definition, pool, examples, output, provenance, Path.cwd(), study.execution, device, progress
-        )
+    with _job(study, task, definition, layout.floor(model, task), f"floor {model} {task}") as job:
+        found = evaluate_floor(model, job)
     _print_subjects(found)
 
 
@@ -251,6 +233,29 @@ def explain(
     from mimcore.explain import explain as work
 
     print(work(stage))
+
+
+@contextmanager
+def _job(study: Study, task: str, definition: dict[str, Any], output: Path, title: str) -> "Iterator[Job]":
+    """What an evaluation is given beside its subject, with its progress shown."""
+    from mimcore.evaluation.run import Job
+    from mimcore.progress import Phases
+
+    pool = study.options("pools", study.pool_of("tasks", task))
+    device = study.execution.start()
+    with Phases(title) as progress:
+        yield Job(
+            task_name=task,
+            definition=definition,
+            pool=pool,
+            examples=layout.examples(task),
+            output=output,
+            provenance=layout.provenance(output),
+            root=Path.cwd(),
+            execution=study.execution,
+            device=device,
+            progress=progress,
+        )
 
 
 def _print_subjects(found: dict[str, Any]) -> None:

@@ -45,6 +45,17 @@ class Execution(Definition):
         return torch.device("cuda" if use_cuda else "cpu")
 
 
+def slow_precision(device: "torch.device", precision: str) -> str | None:
+    """A sentence where a CPU would have to emulate the precision, which takes ten times as long or more; else None."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    native = able.get("architecture") != "x86_64" or able.get("amx_bf16") or able.get("avx512_bf16")
+    if device.type != "cpu" or precision != "bfloat16" or native:
+        return None
+    return "this CPU has no bfloat16 arithmetic and is very slow at it; set 'precision: float32' in the run's schedule."
+
+
 def _keep_freed_memory() -> None:
     """Let glibc reuse large blocks instead of returning them: a training step asks for the same ones again.
 

@@ -1,9 +1,10 @@
 """A name in ``params.yaml`` is the name of a module; it is imported when asked for."""
 
+import ast
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from mimcore.definition import nearest
 from mimcore.errors import UserError
@@ -49,3 +50,21 @@ def load(kind: Kind, name: str) -> ModuleType:
     if name not in known:
         raise UserError(f"there is no {kind} called '{name}'; {nearest(name, known)}")
     return importlib.import_module(f"mimcore.{FOLDERS[kind].replace('/', '.')}.{name}")
+
+
+def constant(kind: Kind, name: str, variable: str) -> Any:
+    """Read a literal that a module assigns, such as a task's ``NEEDS``, without importing the module (and torch).
+
+    Raises:
+        UserError: there is no such module.
+        KeyError: the module assigns no such literal.
+    """
+    known = names(kind)
+    if name not in known:
+        raise UserError(f"there is no {kind} called '{name}'; {nearest(name, known)}")
+    file = Path(__file__).parent / FOLDERS[kind] / f"{name}.py"
+    for line in ast.parse(file.read_text(encoding="utf-8")).body:
+        targets = line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
+        if any(isinstance(target, ast.Name) and target.id == variable for target in targets) and line.value is not None:
+            return ast.literal_eval(line.value)
+    raise KeyError(f"{file} assigns no {variable}")

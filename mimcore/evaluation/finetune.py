@@ -1,7 +1,7 @@
 """End-to-end fine-tuning for classification, by MAE's recipe (He et al. 2022, appendix A.1, table 9).
 
-Of that recipe RandAugment and random erasing are missing: images are cropped and mirrored at random, on the device.
-The head is MAE's: mean over the patches, layer norm, linear.
+Images are cropped and mirrored at random, go through timm's RandAugment, and are then normalised, partly erased and
+mixed. The head is MAE's: mean over the patches, layer norm, linear.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mimcore.data.crops import random_resized_crop
 from mimcore.evaluation.features import ahead, autocast
+from mimcore.evaluation.randaugment import RandAugment, erase, seeded_globals
 from mimcore.evaluation.recipe import Recipe, encoder_groups, order, train
 from mimcore.evaluation.task import (
     Context,
@@ -27,6 +28,7 @@ from mimcore.evaluation.task import (
     accuracy,
     class_count,
     labels_of,
+    seed_number,
     seeded,
 )
 from mimcore.models.encoder import Encoder
@@ -53,11 +55,15 @@ class Config(Recipe):
     mixup: float = Field(0.8, ge=0)
     #: Parameter of the beta distribution of cutmix (Yun et al. 2019); 0 turns it off. With both, each batch draws one.
     cutmix: float = Field(1.0, ge=0)
-    #: ``random_resized_crop`` with mirror images, or ``none``.
-    augmentation: Literal["random_resized_crop", "none"] = "random_resized_crop"
+    #: ``rand_augment``: crop, mirror, RandAugment and erasing, as MAE; ``random_resized_crop``: crop and mirror; ``none``.
+    augmentation: Literal["rand_augment", "random_resized_crop", "none"] = "rand_augment"
+    #: RandAugment's policy in timm's words: 2 operations of magnitude 9 with a deviation of 0.5 (table 9).
+    rand_augment_policy: str = Field("rand-m9-mstd0.5-inc1", pattern="^rand(-[a-z]+[0-9.]+)*$")
+    #: Probability that ``rand_augment`` erases a part of an image (``--reprob`` of MAE's released fine-tuning).
+    random_erasing: float = Field(0.25, ge=0, le=1)
     #: Least and greatest share of the area that a crop keeps (timm's and torchvision's default, used by MAE).
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    #: Whether ``random_resized_crop`` mirrors half of the images; not for letters and digits.
+    #: Whether a crop is mirrored half of the time; not for letters and digits.
     mirror: bool = True
 
     @model_validator(mode="after")
@@ -95,31 +101,68 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
 def _losses(tuned: Encoder, classes: int, config: Config, images: Images, context: Context) -> Callable[[int], Tensor]:
     """Make the function from a step to its loss."""
     labels = labels_of(images)
-    generator = torch.Generator().manual_seed(context.seed)
     mixup: Mixup | None = None
     criterion: nn.Module = LabelSmoothingCrossEntropy(config.label_smoothing)
     if config.mixup or config.cutmix:
         mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
         criterion = SoftTargetCrossEntropy()
+    augment = Augment(tuned, config, context.seed)
 
-    def read(positions: np.ndarray) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(images.get(positions)), labels[positions]
+    def read(numbered: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor]:
+        step, positions = numbered
+        return augment.before(images.get(positions), step), labels[positions]
 
-    batches = ahead(read, order(len(images), config.batch_size, config.steps, context.seed), context.workers)
+    batches = enumerate(order(len(images), config.batch_size, config.steps, context.seed))
+    ready = ahead(read, batches, context.workers)
 
     def losses(step: int) -> Tensor:
-        pixels, target = (part.to(context.device, non_blocking=True) for part in next(batches))
-        if config.augmentation == "random_resized_crop":
-            pixels = random_resized_crop(pixels, config.crop_scale, CROP_RATIO, config.mirror, generator)
-        pixels = tuned.normalize(pixels)
+        pixels, target = (part.to(context.device, non_blocking=True) for part in next(ready))
+        pixels = augment.after(pixels, step)
         if mixup is not None:
-            pixels, target = mixup(pixels, target)
+            with seeded_globals(seed_number("mixup", str(context.seed), str(step))):
+                pixels, target = mixup(pixels, target)
         with autocast(context.device, config.precision):
             scores = tuned.module(pixels)
         loss: Tensor = criterion(scores.float(), target)
         return loss
 
     return losses
+
+
+class Augment:
+    """What is done to the images of a step, in two parts: where they are read, and on the device.
+
+    Every draw depends on the seed and the step alone, so that threads which read ahead change nothing.
+    """
+
+    def __init__(self, tuned: Encoder, config: Config, seed: int) -> None:
+        self.tuned, self.config, self.seed = tuned, config, seed
+        self.policy: RandAugment | None = None
+        if config.augmentation == "rand_augment":
+            self.policy = RandAugment(config.rand_augment_policy, tuned.image_size, tuned.mean)
+
+    def before(self, images: np.ndarray, step: int) -> Tensor:
+        """Where images are read: RandAugment works on single images, after the crop. uint8 ``(B, 3, H, W)``, both."""
+        if self.policy is None:
+            return torch.from_numpy(images)
+        cropped = self._crop(torch.from_numpy(images), step).round().to(torch.uint8)
+        return torch.from_numpy(self.policy(cropped.numpy(), self._draw("rand_augment", step)))
+
+    def after(self, images: Tensor, step: int) -> Tensor:
+        """On the device: uint8 ``(B, 3, H, W)`` to normalised float of the same shape."""
+        if self.config.augmentation == "random_resized_crop":
+            images = self._crop(images, step)
+        pixels = self.tuned.normalize(images)
+        if self.policy is not None and self.config.random_erasing:
+            pixels = erase(pixels, self.config.random_erasing, self._draw("erase", step))
+        return pixels
+
+    def _crop(self, images: Tensor, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self._draw("crop", step))
+        return random_resized_crop(images, self.config.crop_scale, CROP_RATIO, self.config.mirror, generator)
+
+    def _draw(self, what: str, step: int) -> int:
+        return seed_number(what, str(self.seed), str(step))
 
 
 def _correct(tuned: Encoder, images: Images, config: Config, context: Context) -> Tensor:

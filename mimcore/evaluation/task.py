@@ -142,26 +142,6 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy_state)  # noqa: NPY002
 
 
-def check_annotated(images: Images, needs: Needs, where: str, pool: str) -> None:
-    """Refuse images without the annotations that a task needs.
-
-    Raises:
-        UserError: the pool has no such column, or some images lack a value.
-    """
-    column = {"labels": "label", "boxes": "boxes"}[needs]
-    rows = images.rows
-    missing = rows[column].null_count if column in rows.column_names else rows.num_rows
-    if not rows.num_rows:
-        raise UserError(
-            f"{where}: pool '{pool}' has no image to train or test on; give it a 'train' and a 'val' split."
-        )
-    if missing:
-        raise UserError(
-            f"{where}: the task needs {needs}, and {missing} of {rows.num_rows} images of pool '{pool}' have none; "
-            f"add '{column}' to the pool's annotations, or choose another pool."
-        )
-
-
 def labels_of(images: Images) -> Tensor:
     """Classes of all images, int64 ``(N,)``."""
     return torch.tensor(images.rows["label"].to_numpy(), dtype=torch.int64)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mimcore import artifacts
+from mimcore import artifacts, registry
 from mimcore.data.splits import pick, read_split
 from mimcore.errors import UserError
 
@@ -25,8 +25,9 @@ def choose(task: str, options: Mapping[str, Any], index: Path, output: Path) -> 
         output: folder to write.
 
     Raises:
-        UserError: more images are asked for than there are.
+        UserError: more images are asked for than there are, or some lack what the task needs to know of them.
     """
+    column = {"labels": "label", "boxes": "boxes"}[registry.constant("task", str(options["module"]), "NEEDS")]
     card = artifacts.read_json(index / "card.json")
     parts = {}
     for part, split in (("train", "train"), ("test", "val")):
@@ -37,6 +38,10 @@ def choose(task: str, options: Mapping[str, Any], index: Path, output: Path) -> 
                 f"tasks.{task}.{part}_images: {images} are asked for, but pool '{card['pool']}' has {len(rows)} images in its "
                 f"{'training' if part == 'train' else 'validation'} split."
             )
+        # Now, not when the task is evaluated, since pretraining lies between.
+        unknown = rows[column].null_count if column in rows.column_names else len(rows)
+        if unknown or not len(rows):
+            raise UserError(_lacking(task, card["pool"], column, part, unknown, len(rows)))
         parts[part] = rows if images is None else pick(rows, int(images), f"examples/{part}")
     summary = {
         "task": task,
@@ -51,6 +56,16 @@ def choose(task: str, options: Mapping[str, Any], index: Path, output: Path) -> 
             _write(rows, folder / f"{part}.parquet")
         artifacts.write_json(folder / "card.json", summary)
     return summary
+
+
+def _lacking(task: str, pool: str, column: str, part: str, unknown: int, images: int) -> str:
+    if not images:
+        return f"tasks.{task}: pool '{pool}' has no image to {part} on; give it a 'train' and a 'val' split."
+    what = {"label": "labels", "boxes": "boxes"}[column]
+    return (
+        f"tasks.{task}: the task needs {what}, and {unknown} of the {images} images of pool '{pool}' to {part} on have none; "
+        f"add '{column}' to the pool's annotations, point the task at another pool, or take it out of study.tasks."
+    )
 
 
 def _write(rows: pa.Table, file: Path) -> None:

@@ -181,8 +181,11 @@ def artifacts(root: Path) -> dict[str, bytes]:
     [
         ("mimcore/objectives/mae.py", PRETRAIN),
         ("mimcore/objectives/another.py", []),
-        ("mimcore/evaluation/linear.py", [s for s in (*EVALUATE, *FLOORS) if s.endswith("-linear")]),
-        ("mimcore/evaluation/detection.py", [s for s in (*EVALUATE, *FLOORS) if s.endswith("-detection")]),
+        ("mimcore/evaluation/linear.py", ["examples@linear", *(s for s in (*EVALUATE, *FLOORS) if s.endswith("-linear"))]),
+        (
+            "mimcore/evaluation/detection.py",
+            ["examples@detection", *(s for s in (*EVALUATE, *FLOORS) if s.endswith("-detection"))],
+        ),
         ("mimcore/evaluation/knn.py", []),
         ("mimcore/evaluation/coco.py", [*EVALUATE, *FLOORS]),
         ("mimcore/scaling/laws/power.py", ["fit"]),

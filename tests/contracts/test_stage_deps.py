@@ -24,6 +24,8 @@ FINDS: dict[str, registry.Kind] = {
     "floor": "task",
     "fit": "law",
 }
+#: What a stage of this name reads a constant of, without importing it.
+READS: dict[str, registry.Kind] = {"examples": "task"}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,13 @@ def found_by_name(stage: PipelineStage, study: Study) -> set[str]:
     return set(known.values())  # a folder is declared: any may be named
 
 
+def read_by_name(stage: PipelineStage, study: Study) -> set[str]:
+    """The module that this instance reads a constant of."""
+    if verb_of(stage) not in READS:
+        return set()
+    return {modules("task")[study.module("tasks", stage.cmd.split()[4])]}
+
+
 def declared(stage: PipelineStage) -> set[str]:
     """Declared files of the package; folders are walked through."""
     found: set[str] = set()
@@ -74,7 +83,7 @@ def declared(stage: PipelineStage) -> set[str]:
 def test_what_the_work_imports_is_declared(stages: list[PipelineStage], study: Study) -> None:
     for stage in stages:
         if verb_of(stage) != "check":
-            needed = closure(*verb_imports(verb_of(stage)), *found_by_name(stage, study))
+            needed = closure(*verb_imports(verb_of(stage)), *found_by_name(stage, study)) | read_by_name(stage, study)
             assert needed - declared(stage) == set(), stage.addressing
 
 
@@ -86,6 +95,7 @@ def test_what_is_declared_is_reached_by_some_instance(stages: list[PipelineStage
         if verb != "check":
             every = modules(FINDS[verb]).values() if verb in FINDS else ()
             reached = closure(*verb_imports(verb), *every)
+            reached |= set(modules(READS[verb]).values()) if verb in READS else set()
             templates = {
                 f"{Path(file).parent}/{path.name}" for file in reached for path in (ROOT / file).parent.glob("*.j2")
             }

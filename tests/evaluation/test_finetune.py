@@ -1,5 +1,7 @@
 import itertools
 import math
+import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -7,13 +9,17 @@ import torch
 from fakes import context, digit_data, encoder
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import ValidationError
+from timm.data.transforms_factory import transforms_imagenet_train
 
 from mimcore.errors import UserError
 from mimcore.evaluation import finetune
 from mimcore.evaluation.finetune import Config
+from mimcore.evaluation.randaugment import RandAugment, erase
 from mimcore.evaluation.recipe import encoder_groups, order, rate
 from mimcore.evaluation.task import seed_number, seeded
+from mimcore.models.encoder import IMAGENET_MEAN
 
 
 def short(**options):
@@ -39,6 +45,46 @@ def test_a_rerun_is_equal_and_the_encoder_and_the_global_generators_are_left_alo
     assert first == second
     assert all(torch.equal(before[k], v) for k, v in subject.module.state_dict().items())
     assert finetune.evaluate(subject, config, digit_data(100, 300), context(tmp_path, seed=1)) != first
+
+
+def test_rand_augment_is_timms(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
+    ours = RandAugment("rand-m9-mstd0.5-inc1", 32, IMAGENET_MEAN)(images, seed=11)
+    # What timm's own training pipeline makes of the same images and generators (timm.data.transforms_factory).
+    pipeline = transforms_imagenet_train(32, scale=(1, 1), hflip=0, auto_augment="rand-m9-mstd0.5-inc1", separate=True)[1]
+    random.seed(11)
+    np.random.seed(11)  # noqa: NPY002
+    theirs = [np.asarray(pipeline(Image.fromarray(image.transpose(1, 2, 0)))).transpose(2, 0, 1) for image in images]
+    assert np.array_equal(ours, np.stack(theirs))
+    assert not np.array_equal(ours, images)
+
+
+def test_erasing_takes_one_rectangle_of_the_share_that_was_asked_for():
+    images = torch.zeros(400, 3, 16, 16)
+    torch.manual_seed(0)
+    erased = erase(images.clone(), 0.25, seed=3)
+    changed = (erased != 0).any(dim=1)
+    touched = changed.flatten(1).any(dim=1)
+    assert touched.double().mean() == pytest.approx(0.25, abs=0.065)  # three standard errors
+    for mask in changed[touched]:
+        rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
+        assert mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+    assert torch.equal(erase(images.clone(), 0.0, seed=3), images)
+
+
+def test_augmentation_is_of_the_seed_and_the_step_alone_whatever_draws_beside_it():
+    config, images = short(), np.random.default_rng(0).integers(0, 256, (4, 3, 16, 16), dtype=np.uint8)
+    subject = encoder()
+
+    def augmented(step, seed=0):
+        augment = finetune.Augment(subject, config, seed)
+        return augment.before(images, step)
+
+    expected = [augmented(step) for step in range(8)]
+    with ThreadPoolExecutor(4) as threads:
+        assert all(torch.equal(a, b) for a, b in zip(threads.map(augmented, range(8)), expected, strict=True))
+    assert not torch.equal(expected[0], expected[1])
+    assert not torch.equal(expected[0], augmented(0, seed=1))
 
 
 def test_the_encoder_keeps_its_weights_under_the_new_head():

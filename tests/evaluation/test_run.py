@@ -1,6 +1,5 @@
 import json
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -43,12 +42,16 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+def job(place, definition, output="out"):
+    return stage.Job(
+        "probe", definition, {}, place / "examples", place / output, place / "provenance" / "out.json", place, EXECUTION,
+        CPU, silent,
+    )  # fmt: skip
+
+
 def evaluate(place, task, output="out", **options):
     definition = {"task": {"module": task, "pool": "digits"} | options, "run": {"seed": "s0"}}
-    return stage.evaluate_run(
-        "r", place / "run", "probe", definition, {}, place / "examples", place / output,
-        place / "provenance" / "out.json", place, EXECUTION, CPU, silent,
-    )  # fmt: skip
+    return stage.evaluate_run("r", place / "run", job(place, definition, output))
 
 
 def test_the_tasks_are_these():
@@ -82,19 +85,7 @@ def test_a_rerun_gives_the_same_bytes(place):
 def test_floors_are_the_untrained_encoder_and_pixels(place):
     def floor(task, **options):
         definition = {"task": {"module": task, "pool": "digits"} | options, "model": MODEL}
-        return stage.evaluate_floor(
-            "m",
-            "probe",
-            definition,
-            {},
-            place / "examples",
-            place / task,
-            place / "p.json",
-            place,
-            EXECUTION,
-            CPU,
-            silent,
-        )["subjects"]
+        return stage.evaluate_floor("m", job(place, definition, task))["subjects"]
 
     state = torch.get_rng_state()
     found = floor("knn")
@@ -102,19 +93,6 @@ def test_floors_are_the_untrained_encoder_and_pixels(place):
     assert list(found) == ["untrained", "pixels"]
     assert list(floor("finetune", images_seen=64, batch_size=32)) == ["untrained"]
     assert floor("knn") == found
-
-
-def test_images_without_labels_are_refused_before_anything_is_written(place):
-    file = place / "examples" / "test.parquet"
-    rows = pq.read_table(file)
-    labels = [None, *rows["label"].to_pylist()[1:]]
-    pq.write_table(rows.set_column(rows.column_names.index("label"), "label", pa.array(labels, pa.int64())), file)
-    with pytest.raises(UserError, match=r"tasks\.probe: the task needs labels, and 1 of 120 images of pool 'digits'"):
-        evaluate(place, "linear")
-    with pytest.raises(UserError, match=r"needs boxes, and 120 of 120"):
-        evaluate(place, "detection", images_seen=64)
-    assert not (place / "out").exists()
-    assert not (place / "provenance").exists()
 
 
 def test_a_typo_in_the_options_is_a_sentence(place):

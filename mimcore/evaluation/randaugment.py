@@ -1,0 +1,66 @@
+"""RandAugment and random erasing, by timm, as functions of a seed."""
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+
+#: timm draws from the global generators of Python and numpy, which all threads share.
+_GLOBAL_GENERATORS = threading.RLock()
+
+
+@contextmanager
+def seeded_globals(seed: int) -> Iterator[None]:
+    """Seed Python's and numpy's global generators inside the block, for one thread at a time; put them back after."""
+    with _GLOBAL_GENERATORS:
+        states = random.getstate(), np.random.get_state()  # noqa: NPY002
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+
+
+class RandAugment:
+    """Random photometric and geometric operations on each image (Cubuk et al. 2020).
+
+    Args:
+        policy: in timm's words: ``rand-m9-mstd0.5-inc1`` is MAE's RandAug (9, 0.5) (He et al. 2022, table 9).
+        image_size: height and width, pixels; a shift is at most 0.45 of it (timm's training transform).
+        mean: of each channel, for pixels in [0, 1]: what comes in from outside the image is filled with it.
+    """
+
+    def __init__(self, policy: str, image_size: int, mean: tuple[float, float, float]) -> None:
+        fill = tuple(min(255, round(255 * channel)) for channel in mean)
+        self._transform = rand_augment_transform(policy, {"translate_const": int(image_size * 0.45), "img_mean": fill})
+
+    def __call__(self, images: np.ndarray, seed: int) -> np.ndarray:
+        """Augment uint8 ``(B, 3, H, W)``; the result depends on the images and the seed alone."""
+        with seeded_globals(seed):
+            changed = [np.asarray(self._transform(Image.fromarray(image.transpose(1, 2, 0)))) for image in images]
+        return np.ascontiguousarray(np.stack(changed).transpose(0, 3, 1, 2))
+
+
+def erase(images: Tensor, probability: float, seed: int) -> Tensor:
+    """Replace a random rectangle of each image by noise, with a probability (Zhong et al. 2020), in place.
+
+    Mode and count are those of MAE's released fine-tuning (``--remode pixel --recount 1``). The noise itself is drawn
+    from torch's global generator.
+
+    Args:
+        images: normalised, float ``(B, 3, H, W)``.
+        probability: of each image.
+        seed: of which images, and which rectangles.
+    """
+    eraser = RandomErasing(probability, mode="pixel", max_count=1, device=images.device)
+    with seeded_globals(seed):
+        erased: Tensor = eraser(images)
+    return erased
