@@ -1,5 +1,6 @@
 """The command line: one verb per stage. It parses, calls and prints; every import of work is inside its verb."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -302,6 +303,8 @@ def _grid(study: Study) -> dict[str, object]:
 
 def main() -> None:
     """Run a verb; a mistake of the user ends in a sentence and exit status 2."""
+    # Read by OpenMP when torch is loaded: wait less than it would by default. docs/performance.md has what this gives.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except UserError as error:
