@@ -38,6 +38,7 @@ format: setup  ## rewrite the code in the house format
 
 bench: setup  ## time this code beside its peers
 	python benchmarks/crops.py
+	python benchmarks/threads.py
 
 ui: setup  ## show the report at http://localhost:8000
 	@test -f artifacts/report/report.html || { echo "there is no report yet; run 'make demo' first"; exit 1; }

@@ -1,10 +1,14 @@
 """Every test starts from the same seed and cannot reach the network."""
 
+import os
 import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# As the command line does, before torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

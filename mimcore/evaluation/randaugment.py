@@ -11,6 +11,9 @@ from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
+#: Magnitudes end just below timm's 10, at which its 'posterize' keeps no bit of a pixel, and Pillow refuses.
+LARGEST_MAGNITUDE = 9.99
+
 #: timm draws from the global generators of Python and numpy, which all threads share.
 _GLOBAL_GENERATORS = threading.RLock()
 
@@ -40,7 +43,8 @@ class RandAugment:
 
     def __init__(self, policy: str, image_size: int, mean: tuple[float, float, float]) -> None:
         fill = tuple(min(255, round(255 * channel)) for channel in mean)
-        self._transform = rand_augment_transform(policy, {"translate_const": int(image_size * 0.45), "img_mean": fill})
+        options = {"translate_const": int(image_size * 0.45), "img_mean": fill, "magnitude_max": LARGEST_MAGNITUDE}
+        self._transform = rand_augment_transform(policy, options)
 
     def __call__(self, images: np.ndarray, seed: int) -> np.ndarray:
         """Augment uint8 ``(B, 3, H, W)``; the result depends on the images and the seed alone."""
