@@ -22,11 +22,22 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
 
 Params = Annotated[Path, typer.Option("--params", help="The study file.")]
 PARAMS = Path("params.yaml")
+PoolName = Annotated[str, typer.Argument(help="A name under 'pools'.", metavar="POOL")]
+SubsetName = Annotated[str, typer.Argument(help="A name under 'subsets'.", metavar="SUBSET")]
+SeedName = Annotated[str, typer.Argument(help="A replicate, such as s0.", metavar="SEED")]
+ModelName = Annotated[str, typer.Argument(help="A name under 'models'.", metavar="MODEL")]
+TaskName = Annotated[str, typer.Argument(help="A name under 'tasks'.", metavar="TASK")]
+RunName = Annotated[
+    str,
+    typer.Argument(
+        help="Its coordinates: objective-model-subset-schedule-seed, such as mae-tiny-n64-short-s0.", metavar="RUN"
+    ),
+]
 PREPARE, WORK, ANSWER = "Set up", "Stages (run by 'dvc repro')", "Look"
 
 
@@ -85,7 +96,7 @@ def check(
 
 
 @app.command(rich_help_panel=WORK)
-def index(pool: str, params: Params = PARAMS) -> None:
+def index(pool: PoolName, params: Params = PARAMS) -> None:
     """Index the images of a pool: one row per image, broken ones set aside."""
     from mimcore.artifacts import Provenance
     from mimcore.data.index import build_index
@@ -106,7 +117,7 @@ def index(pool: str, params: Params = PARAMS) -> None:
 
 
 @app.command(rich_help_panel=WORK)
-def sample(subset: str, seed: str, params: Params = PARAMS) -> None:
+def sample(subset: SubsetName, seed: SeedName, params: Params = PARAMS) -> None:
     """Draw a subset of a pool."""
     from mimcore.artifacts import Provenance
     from mimcore.sampling.draw import sample as draw
@@ -120,7 +131,7 @@ def sample(subset: str, seed: str, params: Params = PARAMS) -> None:
 
 
 @app.command(rich_help_panel=WORK)
-def examples(task: str, params: Params = PARAMS) -> None:
+def examples(task: TaskName, params: Params = PARAMS) -> None:
     """Choose the labelled images that a task trains and tests on."""
     from mimcore.artifacts import Provenance
     from mimcore.sampling.examples import choose
@@ -134,7 +145,7 @@ def examples(task: str, params: Params = PARAMS) -> None:
 
 
 @app.command(rich_help_panel=WORK)
-def pretrain(run: str, params: Params = PARAMS) -> None:
+def pretrain(run: RunName, params: Params = PARAMS) -> None:
     """Pretrain one run of the study; a run that was interrupted goes on from its last checkpoint."""
     from mimcore.execution import slow_precision
     from mimcore.progress import Phases
@@ -158,7 +169,7 @@ def pretrain(run: str, params: Params = PARAMS) -> None:
 
 
 @app.command(rich_help_panel=WORK)
-def evaluate(run: str, task: str, params: Params = PARAMS) -> None:
+def evaluate(run: RunName, task: TaskName, params: Params = PARAMS) -> None:
     """Evaluate a run on a task."""
     from mimcore.evaluation.run import evaluate_run
 
@@ -170,7 +181,7 @@ def evaluate(run: str, task: str, params: Params = PARAMS) -> None:
 
 
 @app.command(rich_help_panel=WORK)
-def floor(model: str, task: str, params: Params = PARAMS) -> None:
+def floor(model: ModelName, task: TaskName, params: Params = PARAMS) -> None:
     """Evaluate what costs nothing: the untrained model and, where the task can, raw pixels."""
     from mimcore.evaluation.run import evaluate_floor
 
