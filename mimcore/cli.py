@@ -11,6 +11,7 @@ import typer
 
 from mimcore import layout
 from mimcore.errors import UserError
+from mimcore.lifetime import die_with_parent
 from mimcore.study import Study
 
 if TYPE_CHECKING:
@@ -316,6 +317,8 @@ def main() -> None:
     """Run a verb; a mistake of the user ends in a sentence and exit status 2."""
     # Read by OpenMP when torch is loaded: wait less than it would by default. docs/performance.md has what this gives.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if "DVC_STAGE" in os.environ:
+        die_with_parent()
     try:
         app()
     except UserError as error:

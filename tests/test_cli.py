@@ -12,6 +12,7 @@ import yaml
 from test_study import SMALL
 from typer.testing import CliRunner
 
+from mimcore import cli
 from mimcore.cli import app, main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -209,3 +210,16 @@ class TestUse:
         before = (study / "params.yaml").read_bytes()
         assert CliRunner().invoke(app, ["use", str(chosen), "--force"]).exit_code == 1
         assert (study / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("started_by_dvc", [True, False])
+def test_every_verb_ends_with_the_dvc_that_started_it(started_by_dvc: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound: list[bool] = []
+    monkeypatch.setattr(cli, "die_with_parent", lambda: bound.append(True))
+    monkeypatch.setattr(sys, "argv", ["mimcore", "--help"])
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    if started_by_dvc:
+        monkeypatch.setenv("DVC_STAGE", "evaluate@run-linear")
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert bool(bound) == started_by_dvc

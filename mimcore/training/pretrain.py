@@ -20,7 +20,7 @@ from mimcore.data.splits import pick
 from mimcore.definition import resolve
 from mimcore.errors import UserError
 from mimcore.models import encoder as encoders
-from mimcore.training.checkpoint import die_with_parent, load_checkpoint, save_checkpoint, scratch, scratch_key
+from mimcore.training.checkpoint import load_checkpoint, save_checkpoint, scratch, scratch_key
 from mimcore.training.flops import training_flops_per_image
 from mimcore.training.optimizer import build_optimizer, set_learning_rate
 from mimcore.training.picture import save_reconstructions
@@ -111,7 +111,6 @@ def pretrain(
         UserError: the loss is not finite, the run is being trained by another process, the subset or an image cannot
             be read, the disk is full.
     """
-    die_with_parent()
     inputs = {name: artifacts.file_digest(subset / name) for name in ("manifest.parquet", "validation.parquet")}
     manifest, validation = (_read_rows(subset / name) for name in inputs)
     record = artifacts.Provenance(provenance, f"pretrain {run_name}", definition, inputs)

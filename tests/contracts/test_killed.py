@@ -17,7 +17,7 @@ from mimcore.training.checkpoint import scratch
 CHILD = """
 import os, sys, time
 from pathlib import Path
-from mimcore.training.checkpoint import die_with_parent
+from mimcore.lifetime import die_with_parent
 die_with_parent()
 Path("child.pid.part").write_text(str(os.getpid()))
 Path("child.pid.part").rename("child.pid")

@@ -48,7 +48,6 @@ DECLARED = {
 def test_from_a_pool_to_an_encoder(
     name: str, options: dict[str, Any], images: int, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "die_with_parent", lambda: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     options = options | {"path": str(shared / options["path"])}

@@ -6,13 +6,9 @@ import small_run
 import torch
 from small_run import Trained
 
-from mimcore.training import pretrain as stage
-
 
 @pytest.fixture(autouse=True)
-def _outlives_its_parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A stage ends with the process that started it; a test session need not."""
-    monkeypatch.setattr(stage, "die_with_parent", lambda: None)
+def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,6 +26,4 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def undisturbed(root: Path) -> Trained:
     """A run made in one go."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "die_with_parent", lambda: None)
-        return small_run.train(root, "undisturbed")
+    return small_run.train(root, "undisturbed")

@@ -88,7 +88,6 @@ def test_a_disk_that_fills_up_during_a_checkpoint_keeps_the_one_before(
         small_run.train(place, "full", checkpoint_seconds=1e-9)
     assert left(place) == {"checkpoint.pt"}
     monkeypatch.undo()
-    monkeypatch.setattr(stage, "die_with_parent", lambda: None)
     again = small_run.train(place, "full")
     assert again.told[0] == 16
     assert left(place) == small_run.FILES | {"full.json"}
