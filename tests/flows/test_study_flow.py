@@ -31,7 +31,7 @@ def run(checkout: Scratch, **parameters: object) -> State:
 def task_runs(flow_run: UUID) -> dict[str, str]:
     """Names and states of the task runs, as the page shows them."""
     with get_client(sync_client=True) as client:
-        runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run])))
+        runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run])), limit=200)
     return {run.name: run.state_name or "" for run in runs}
 
 
@@ -50,19 +50,19 @@ def test_overrides_end_as_an_experiment_and_the_checkout_is_as_it_was(small_stud
     small_study.git("add", "--all")
     small_study.git("commit", "--quiet", "--message", "Results")
     status = small_study.git("status", "--porcelain")
-    state = run(small_study, overrides={"models": ["tiny"], "images_seen": 256}, name="shorter")
+    state = run(small_study, overrides={"models": ["tiny"], "images_seen": 1024}, name="longer")
     assert state.is_completed(), state.message
     assert state.result() == {
-        "experiment": "shorter",
+        "experiment": "longer",
         "outcomes": {"cached": 0, "restored": 0, "ran": 1, "failed": 0, "skipped": 0},
     }
     assert Counter(small_study.ran()) == {"small": 1, "tiny": 2}
-    assert small_study.experiments() == {"shorter"}
+    assert small_study.experiments() == {"longer"}
     assert small_study.git("status", "--porcelain") == status
     assert small_study.status() == {}
     assert state.state_details.flow_run_id is not None
     said = report(state.state_details.flow_run_id)
-    assert "DVC experiment `shorter`" in said
+    assert "DVC experiment `longer`" in said
     assert "1 ran" in said
 
 
