@@ -17,7 +17,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import pages
 from flows.graph import Graph, Stage, mend
 from flows.resources import Machine, Needs, Share, claim, needs_of, this_machine
-from flows.stage import alone, go_on, run_stage, start_anew, stop_all
+from flows.stage import StoppedError, alone, go_on, run_stage, start_anew, stop_all
 from flows.workspace import Workspace, want_space
 
 Ending = Literal["cached", "restored", "ran", "failed", "skipped"]
@@ -47,13 +47,16 @@ def bring(stage: Stage, needs: Needs, root: str, key: str | None, cache: str) ->
     machine = this_machine()
     share = machine.share(stage.name, needs)
     begun = time.monotonic()
-    with alone(Path(cache), key), claim(share, machine, go_on) as environment, pages.shown(stage.label) as show:
-        waited = time.monotonic() - begun
-        if waited > 1:
-            log.info("waited %.0f s for %s.", waited, _words(share))
-        result = run_stage(Path(root), stage.name, environment, log.info, show)
-        if result.code:
-            mend(Path(root), log)
+    try:
+        with alone(Path(cache), key), claim(share, machine, go_on) as environment, pages.shown(stage.label) as show:
+            waited = time.monotonic() - begun
+            if waited > 1:
+                log.info("waited %.0f s for %s.", waited, _words(share))
+            result = run_stage(Path(root), stage.name, environment, log.info, show)
+            if result.code:
+                mend(Path(root), log)
+    except StoppedError as error:
+        return Cancelled(message=str(error))
     if result.code:
         return Failed(message=result.failure(stage.name))
     pages.publish_stage(Path(root), stage)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from scratch_checkout import DIAMOND, PARAMS, STUDY_PIPELINE, WORK, Scratch, write_stages
+from scratch_checkout import DIAMOND, PARAMS, STARTED, STUDY_PIPELINE, WORK, Scratch, write_stages
 
 import flows  # noqa: F401 - its settings come before Prefect
 
@@ -16,6 +16,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:  # of libraries below DVC and Prefect, which no user sees
             item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"))
+
+
+@pytest.fixture(autouse=True)
+def _end_what_was_started() -> Iterator[None]:
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            process.kill()
 
 
 @pytest.fixture

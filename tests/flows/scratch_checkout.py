@@ -72,6 +72,10 @@ stages:
 """
 
 
+#: Processes that tests started; a fixture ends those that a failed test left.
+STARTED: "list[subprocess.Popen[str]]" = []
+
+
 @dataclass(frozen=True)
 class Scratch:
     """A checkout; ``log`` names what was executed."""
@@ -117,14 +121,17 @@ class Scratch:
     def start(self, code: str) -> "subprocess.Popen[str]":
         """Run Python code in a process of its own, with this code first on its path."""
         # Pieces of code come indented from the tests.
-        return subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        STARTED.append(
+            process := subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(code)],
+                cwd=self.root,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
         )
+        return process
 
 
 def write_stages(root: Path, stages: dict[str, list[str]], meta: str = "") -> None:
@@ -136,7 +143,7 @@ def write_stages(root: Path, stages: dict[str, list[str]], meta: str = "") -> No
     (root / "dvc.yaml").write_text("\n".join(lines) + "\n")
 
 
-def until(what: Callable[[], bool], seconds: float = 90) -> None:
+def until(what: Callable[[], bool], seconds: float = 240) -> None:
     """Wait until ``what`` holds."""
     end = time.monotonic() + seconds
     while not what():
