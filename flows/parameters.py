@@ -76,13 +76,6 @@ class Form(BaseModel):
 class Overrides(Form):
     """Changes to the study of this one flow run; a field that is left empty changes nothing."""
 
-    subsets: Names | Nothing = _optional("Subsets", "Names of the subsets to keep, such as n64; all if empty.")
-    models: Names | Nothing = _optional("Models", "Names of the models to keep, such as tiny; all if empty.")
-    schedules: Names | Nothing = _optional("Schedules", "Names of the schedules to keep, such as short; all if empty.")
-    tasks: Names | Nothing = _optional("Tasks", "Names of the tasks to keep, such as linear; all if empty.")
-    replicates: Annotated[int, Field(ge=1, le=100)] | Nothing = _optional(
-        "Replicates", "How many seeds each run is made with; each draws its own subset."
-    )
     images_seen: Count | Nothing = _optional(
         "Images seen", "Length of pretraining in images, repeats and all: a whole number of batches."
     )
@@ -96,6 +89,13 @@ class Overrides(Form):
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] | Nothing = _optional(
         "Mask ratio", "Part of the patches that is hidden, of every objective that hides patches."
     )
+    replicates: Annotated[int, Field(ge=1, le=100)] | Nothing = _optional(
+        "Replicates", "How many seeds each run is made with; each draws its own subset."
+    )
+    subsets: Names | Nothing = _optional("Subsets", "Names of the subsets to keep, such as n64; all if empty.")
+    models: Names | Nothing = _optional("Models", "Names of the models to keep, such as tiny; all if empty.")
+    schedules: Names | Nothing = _optional("Schedules", "Names of the schedules to keep, such as short; all if empty.")
+    tasks: Names | Nothing = _optional("Tasks", "Names of the tasks to keep, such as linear; all if empty.")
     train_images: Count | Nothing = _optional("Training images", "Labelled images that every task trains on.")
     test_images: Count | Nothing = _optional("Test images", "Labelled images that every task is tested on.")
     more: dict[str, JsonValue] | Nothing = _optional(

@@ -31,6 +31,8 @@ from mimcore.errors import UserError
 
 HOME = layout.SCRATCH / "prefect"
 HOST = "127.0.0.1"
+#: The report of the study in force, and those of experiments.
+REPORTS = (layout.REPORT, layout.SCRATCH / "reports")
 #: Seconds for a part to be ready.
 START = 180.0
 #: Seconds for a part to end when told; Prefect gives a run 30 to end before it kills it.
@@ -53,7 +55,7 @@ def environment(port: int) -> dict[str, str]:
         "PREFECT_RUNNER_POLL_FREQUENCY": "2",
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
-        "MIMCORE_REPORT_URL": f"http://{HOST}:{port + 1}/report.html",
+        "MIMCORE_REPORTS": f"http://{HOST}:{port + 1}",
     }
 
 
@@ -167,8 +169,13 @@ def refuse_taken(port: int) -> None:
             raise UserError(f"cannot listen on port {port} ({said}); choose another with --port.") from None
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """A web server that says nothing."""
+class Reports(SimpleHTTPRequestHandler):
+    """Shows the reports by their paths in the checkout, nothing else of it, and logs nothing."""
+
+    def translate_path(self, path: str) -> str:
+        """The file of a URL's path; none for what is no report."""
+        file = Path(super().translate_path(path))
+        return str(file) if any(file.is_relative_to(folder.resolve()) for folder in REPORTS) else ""
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -176,10 +183,9 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def report_server(port: int) -> Iterator[None]:
-    """Show ``artifacts/report`` on loopback, so that a run's link to its report opens."""
-    server = ThreadingHTTPServer((HOST, port), partial(Quiet, directory=str(layout.REPORT)))
-    thread = threading.Thread(target=server.serve_forever, name="report", daemon=True)
-    thread.start()
+    """Show the reports on loopback, so that a run's link to its report opens: a page may not link to a file."""
+    server = ThreadingHTTPServer((HOST, port), partial(Reports, directory=str(Path.cwd())))
+    threading.Thread(target=server.serve_forever, name="reports", daemon=True).start()
     try:
         yield
     finally:
@@ -192,12 +198,13 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def serve(
-    port: Annotated[int, typer.Option(help="Of the page; the report is at the next one.")] = 4200,
+    port: Annotated[int, typer.Option(help="Of the page; reports are at the next one.")] = 4200,
     nightly: Annotated[bool, typer.Option("--nightly", help="Switch the nightly schedule on.")] = False,
 ) -> None:
     """Start Prefect's page for this checkout's flows, on loopback; Ctrl-C ends all of it."""
     for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, _interrupt)
+        if signal.getsignal(each) is not signal.SIG_IGN:  # as 'nohup' wants it
+            signal.signal(each, _interrupt)
     with only_one():
         refuse_taken(port)
         refuse_taken(port + 1)
