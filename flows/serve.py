@@ -212,7 +212,7 @@ def serve(
         ready = HOME / "ready"
         ready.unlink(missing_ok=True)
         page = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-        runs = ["-m", "flows.deployments", "--ready", str(ready), *(["--nightly"] if nightly else [])]
+        runs = ["-m", "flows.deployments", "serve", "--ready", str(ready), *(["--nightly"] if nightly else [])]
         with report_server(port + 1), part("server", page, env) as server:
             wait_for(lambda: healthy(port), server)
             with part("runner", runs, env) as runner:
