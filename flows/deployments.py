@@ -6,10 +6,11 @@ step is ``python -m flows.deployments clear``.
 
 import argparse
 import asyncio
+import importlib
 import importlib.util
 import signal
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
@@ -31,11 +32,10 @@ NIGHT = "0 2 * * *"
 def deployments(nightly: bool) -> list[RunnerDeployment]:
     """The flows that are offered; ``nightly`` switches the schedule of the nightly one on."""
     by_module = EntrypointType.MODULE_PATH  # a run reads the flow anew, from the checkout as it is then
-    given = {"parameters": {}}  # so that it runs with nothing filled in
+    given: dict[str, Any] = {"parameters": {}}  # so that it runs with nothing filled in
     offered = [study.to_deployment("study", tags=[TAG], parameters=given, entrypoint_type=by_module)]
     if importlib.util.find_spec("flows.nightly"):
-        from flows.nightly import nightly as flow
-
+        flow = importlib.import_module("flows.nightly").nightly
         night = Cron(NIGHT, timezone=_timezone(), active=nightly)
         offered.append(flow.to_deployment("nightly", tags=[TAG], schedule=night, entrypoint_type=by_module))
     return cast("list[RunnerDeployment]", offered)  # outside of a running loop these are no coroutines
