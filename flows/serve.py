@@ -34,7 +34,7 @@ HOST = "127.0.0.1"
 #: The report of the study in force, and those of experiments.
 REPORTS = (layout.REPORT, layout.SCRATCH / "reports")
 #: Seconds for a part to be ready.
-START = 180.0
+START = 300.0
 #: Seconds for a part to end when told; Prefect gives a run 30 to end before it kills it.
 END = 45.0
 

@@ -183,7 +183,7 @@ def served(root: Path, *options: str) -> Iterator[Page]:
         )
     page = Page(root, port, process, said)
     try:
-        wait_for(lambda: said.read_text() or process.poll() is not None, 200, "the page")
+        wait_for(lambda: said.read_text() or process.poll() is not None, 300, "the page")
         assert process.poll() is None, said.read_text()
         yield page
     finally:

@@ -126,9 +126,10 @@ def test_wrong_values_start_no_run(page: Page, wrong: dict[str, Any]) -> None:
 
 
 def test_a_dropped_schedule_fires_no_more(page: Page) -> None:
-    path = f"/deployments/{page.deployment('study/study')['id']}/schedules"
-    status, _ = page.ask(path, [{"active": True, "schedule": {"cron": "* * * * *", "timezone": "UTC"}}])
-    assert status == 201
+    path = f"/deployments/{page.deployment('study/study')['id']}"
+    nightly = {"active": True, "schedule": {"cron": "0 2 * * *", "timezone": "UTC"}}
+    assert page.ask(f"{path}/schedules", [nightly])[0] == 201
+    page.ask(f"{path}/schedule", {})  # now, not at the scheduler's next turn
     wait_for(lambda: page.ask("/flow_runs/count", {})[1], 120, "a scheduled run")
 
     async def clear() -> None:
