@@ -37,7 +37,9 @@ def deployments(nightly: bool) -> list[RunnerDeployment]:
     if importlib.util.find_spec("flows.nightly"):
         flow = importlib.import_module("flows.nightly").nightly
         night = Cron(NIGHT, timezone=_timezone(), active=nightly)
-        offered.append(flow.to_deployment("nightly", tags=[TAG], schedule=night, entrypoint_type=by_module))
+        offered.append(
+            flow.to_deployment("nightly", tags=[TAG], parameters=given, schedule=night, entrypoint_type=by_module)
+        )
     return cast("list[RunnerDeployment]", offered)  # outside of a running loop these are no coroutines
 
 

@@ -82,6 +82,7 @@ def test_reports_are_shown_and_nothing_else(tmp_path: Path, monkeypatch: pytest.
 
 def test_work_pools_are_given_what_this_machine_serves() -> None:
     written = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
+    written = [each for each in written if (CHECKOUT / each["entrypoint"].partition(":")[0]).exists()]
     served_here = {d.name: d for d in deployments(nightly=False)}
     assert {each["name"].removesuffix("-pool") for each in written} == set(served_here)
     for each in written:
