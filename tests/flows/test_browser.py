@@ -27,7 +27,8 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--no-proxy-server",
-    "--window-size=1400,1100",
+    # The whole form at once: a message at the foot of the window may not cover the button.
+    "--window-size=1400,3000",
 )
 #: Seconds that a machine may take which has much else to do.
 PATIENCE = 900
