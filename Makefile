@@ -1,7 +1,7 @@
 # The front door. `make demo` and `make test` do all the set-up themselves.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := mimcore tests benchmarks
+SOURCES := mimcore flows tests benchmarks
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -40,10 +40,8 @@ bench: setup  ## time this code beside its peers
 	python benchmarks/crops.py
 	python benchmarks/threads.py
 
-ui: setup  ## show the report at http://localhost:8000
-	@test -f artifacts/report/report.html || { echo "there is no report yet; run 'make demo' first"; exit 1; }
-	@echo "http://localhost:8000/report.html (Ctrl-C ends it)"
-	@python -m http.server --bind 127.0.0.1 --directory artifacts/report 8000
+ui: setup  ## run studies from a web page on this machine (PORT=4200, NIGHTLY=on)
+	@python -m flows.serve --port $(or $(PORT),4200) $(if $(filter on,$(NIGHTLY)),--nightly)
 
 lock: setup  ## compile requirements.lock anew
 	uv pip compile --quiet pyproject.toml --extra flows --extra dev --universal --python-version 3.11 \

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,12 +129,20 @@ def publish_report(
     parts += _answer(root)
     parts.append(_changes(before, read_headline(root)))
     if kept is not None:
-        parts.append(f"Report: [{kept}]({kept.as_uri()})")
+        parts.append(f"Report: [{kept}]({_address(kept)})")
     if done := [o for o in outcomes if o.state in ("ran", "restored")]:
         rows = [(o.stage, o.state, duration(o.seconds)) for o in sorted(done, key=lambda o: -o.seconds)]
         parts += ["## Stages", _rows(("stage", "", "time"), rows[:ROWS])]
         parts += [f"and {len(rows) - ROWS} more."] if len(rows) > ROWS else []
     create_markdown_artifact("\n\n".join(part for part in parts if part), "study-report", "report of the study")
+
+
+def _address(file: Path) -> str:
+    """Of a report: at the server of reports that the page was started with, since a browser follows no link to a file."""
+    server = os.environ.get("MIMCORE_REPORTS")
+    if server and file.is_relative_to(Path.cwd()):
+        return f"{server}/{file.relative_to(Path.cwd()).as_posix()}"
+    return file.as_uri()
 
 
 def _answer(root: Path) -> list[str]:
