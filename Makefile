@@ -45,5 +45,5 @@ ui: setup  ## show the report at http://localhost:8000
 	@python -m http.server --bind 127.0.0.1 --directory artifacts/report 8000
 
 lock: setup  ## compile requirements.lock anew
-	uv pip compile --quiet pyproject.toml --extra flows --extra dev --universal --python-version 3.11 \
+	uv pip compile --quiet pyproject.toml --extra flows --extra cluster --extra s3 --extra dev --universal --python-version 3.11 \
 		--no-emit-index-url --no-annotate --no-header --output-file requirements.lock

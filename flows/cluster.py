@@ -1,0 +1,130 @@
+"""Stages beyond one machine: the same Prefect tasks on Dask workers, which Slurm may be asked for.
+
+Where is said by a small YAML file (see docs/cluster.md), so that no flow and no stage differs by it::
+
+    engine: slurm            # threads (this machine), dask (an address) or slurm
+    shared_disk: true        # false: workers meet at DVC's remote only
+    slurm: {partition: gpu, jobs: 8, cores: 8, gpus: 1, memory_gib: 64, walltime: "1-00:00:00"}
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from pydantic import Field
+
+from mimcore import definition
+from mimcore.definition import Definition
+from mimcore.errors import UserError
+
+#: Names a cluster file, before ``cluster.yaml`` of the checkout.
+VARIABLE = "MIMCORE_CLUSTER"
+FILE = Path("cluster.yaml")
+#: What a stage may need and a worker may have; names of Dask's resources.
+RESOURCES = ("cores", "gpus", "memory_gib")
+
+
+class Slurm(Definition):
+    """What is asked of Slurm: jobs of one kind, each with one Dask worker, which runs as many stages as fit in it."""
+
+    partition: str | None = None
+    account: str | None = None
+    #: At most so many jobs at once; none is held while there is nothing to do.
+    jobs: int = Field(4, ge=1)
+    #: Of one job; what is not given is what the most demanding stage needs.
+    cores: int | None = Field(None, ge=1)
+    gpus: int | None = Field(None, ge=0)
+    memory_gib: float | None = Field(None, gt=0)
+    #: As Slurm writes it. A stage that is cut short goes on in another job, a pretraining from its checkpoint.
+    walltime: str = "1-00:00:00"
+    #: Seconds that a job without work is kept, as the next one may wait in a queue.
+    idle_seconds: int = Field(60, ge=1)
+    #: How GPUs are asked for.
+    gpu_directive: str = "--gres=gpu:{gpus}"
+    #: Further options of sbatch, such as "--qos=long".
+    directives: list[str] = []
+    #: Lines of shell before the worker starts, such as "module load cuda".
+    setup: list[str] = []
+    #: Network interface that the nodes reach each other by, such as "ib0"; by default the one that leads out.
+    interface: str | None = None
+    #: Python on the nodes; by default the flow's own.
+    python: str = sys.executable
+
+
+class Cluster(Definition):
+    """Where stages run."""
+
+    engine: Literal["threads", "dask", "slurm"] = "threads"
+    #: Of a Dask scheduler, ``tcp://host:8786``; for the engine ``dask``.
+    address: str | None = None
+    #: Whether workers see the flow's checkout under the same path; if not, they meet at DVC's remote.
+    shared_disk: bool = True
+    slurm: Slurm = Slurm()
+
+
+def read_cluster(checkout: Path) -> Cluster:
+    """The cluster file that ``MIMCORE_CLUSTER`` names, or ``cluster.yaml`` of the checkout, or threads if there is none.
+
+    Raises:
+        UserError: the named file is missing, or an option is wrong.
+    """
+    named = os.environ.get(VARIABLE)
+    file = Path(named) if named else checkout / FILE
+    if not file.is_file():
+        if named:
+            raise UserError(f"{VARIABLE}: there is no file {file}; correct the variable, or unset it.")
+        return Cluster()
+    try:
+        options = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(options, Mapping):
+        raise UserError(f"{file} must hold options such as 'engine: slurm'.")
+    cluster = definition.resolve(Cluster, options, str(file))
+    if (cluster.engine == "dask") != (cluster.address is not None):
+        raise UserError(f"{file}: 'address' (of a Dask scheduler) and 'engine: dask' belong together; give both or none.")
+    return cluster
+
+
+def task_runner(cluster: Cluster, checkout: Path, needs: Mapping[str, Mapping[str, float]]) -> TaskRunner[Any]:
+    """Prefect's task runner for the stages of one flow run.
+
+    Args:
+        cluster: where stages run.
+        checkout: the main checkout; jobs start there, and leave their logs in its ``.mimcore/slurm``.
+        needs: of each stage that may run: ``cores``, ``gpus``, ``memory_gib``.
+
+    Raises:
+        UserError: a stage needs more than a job has, or there is no Slurm here.
+    """
+    if cluster.engine == "threads":
+        return ThreadPoolTaskRunner()
+    try:
+        from flows import workers
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed, which the cluster file needs; run 'pip install mimcore[cluster]'.") from error
+    if cluster.address is not None:
+        return workers.StageRunner(address=cluster.address)
+    if shutil.which("sbatch") is None:
+        raise UserError("the cluster file asks for Slurm, but there is no 'sbatch' here; run the flow on a login node.")
+    return workers.StageRunner(cluster_class=workers.slurm_cluster(cluster.slurm, _job(cluster.slurm, needs), checkout))
+
+
+def _job(slurm: Slurm, needs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What one job has: as the file says, or as the most demanding stage needs."""
+    job = {}
+    for name, least in zip(RESOURCES, (1, 0, 1), strict=True):
+        most = max((float(need.get(name, 0)) for need in needs.values()), default=0)
+        given = getattr(slurm, name)
+        job[name] = float(max(most, least) if given is None else given)
+        if most > job[name]:
+            stage = next(stage for stage, need in needs.items() if need.get(name, 0) == most)
+            raise UserError(
+                f"{stage} needs {most:g} {name} (its 'meta' in dvc.yaml), but a Slurm job has {job[name]:g}; raise slurm.{name} in the cluster file."
+            )
+    return job
