@@ -10,14 +10,17 @@ Where is said by a small YAML file (see docs/cluster.md), so that no flow and no
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.context import FlowRunContext
 from pydantic import Field
 
+from flows.graph import Graph
+from flows.resources import Needs, needs_of
 from mimcore import definition
 from mimcore.definition import Definition
 from mimcore.errors import UserError
@@ -47,13 +50,15 @@ class Slurm(Definition):
     #: How GPUs are asked for.
     gpu_directive: str = "--gres=gpu:{gpus}"
     #: Further options of sbatch, such as "--qos=long".
-    directives: list[str] = []
+    directives: list[str] = Field(default_factory=list)
     #: Lines of shell before the worker starts, such as "module load cuda".
-    setup: list[str] = []
+    setup: list[str] = Field(default_factory=list)
     #: Network interface that the nodes reach each other by, such as "ib0"; by default the one that leads out.
     interface: str | None = None
     #: Python on the nodes; by default the flow's own.
     python: str = sys.executable
+    #: Where jobs start: a checkout on the nodes. By default the flow's, which they see where the disk is shared.
+    home: Path | None = None
 
 
 class Cluster(Definition):
@@ -64,7 +69,7 @@ class Cluster(Definition):
     address: str | None = None
     #: Whether workers see the flow's checkout under the same path; if not, they meet at DVC's remote.
     shared_disk: bool = True
-    slurm: Slurm = Slurm()
+    slurm: Slurm = Slurm.model_validate({})
 
 
 def read_cluster(checkout: Path) -> Cluster:
@@ -87,44 +92,74 @@ def read_cluster(checkout: Path) -> Cluster:
         raise UserError(f"{file} must hold options such as 'engine: slurm'.")
     cluster = definition.resolve(Cluster, options, str(file))
     if (cluster.engine == "dask") != (cluster.address is not None):
-        raise UserError(f"{file}: 'address' (of a Dask scheduler) and 'engine: dask' belong together; give both or none.")
+        raise UserError(
+            f"{file}: 'address' (of a Dask scheduler) and 'engine: dask' belong together; give both or none."
+        )
     return cluster
 
 
-def task_runner(cluster: Cluster, checkout: Path, needs: Mapping[str, Mapping[str, float]]) -> TaskRunner[Any]:
-    """Prefect's task runner for the stages of one flow run.
+@contextmanager
+def stages_elsewhere(checkout: Path, graph: Graph | None = None) -> Iterator[None]:
+    """Let the tasks that the running flow submits within the block go where the cluster file says.
 
     Args:
-        cluster: where stages run.
-        checkout: the main checkout; jobs start there, and leave their logs in its ``.mimcore/slurm``.
-        needs: of each stage that may run: ``cores``, ``gpus``, ``memory_gib``.
+        checkout: the main checkout. Jobs start there, and leave their logs in its ``.mimcore/slurm``.
+        graph: of what is to be brought up to date; the checkout's own if None. It says how large jobs must be.
 
     Raises:
-        UserError: a stage needs more than a job has, or there is no Slurm here.
+        UserError: the cluster file is wrong, a stage needs more than a job has, or there is no Slurm here.
     """
-    if cluster.engine == "threads":
-        return ThreadPoolTaskRunner()
+    cluster = read_cluster(checkout)
+    flow_run = FlowRunContext.get()
+    if cluster.engine == "threads" or flow_run is None:
+        yield
+        return
     try:
-        from flows import workers
+        from flows.workers import StageRunner
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed, which the cluster file needs; run 'pip install mimcore[cluster]'.") from error
-    if cluster.address is not None:
-        return workers.StageRunner(address=cluster.address)
-    if shutil.which("sbatch") is None:
-        raise UserError("the cluster file asks for Slurm, but there is no 'sbatch' here; run the flow on a login node.")
-    return workers.StageRunner(cluster_class=workers.slurm_cluster(cluster.slurm, _job(cluster.slurm, needs), checkout))
+        raise UserError(
+            f"{error.name} is not installed, which the cluster file needs; run 'pip install \"mimcore[cluster]\"'."
+        ) from error
+    job = None
+    if cluster.engine == "slurm":
+        if shutil.which("sbatch") is None:
+            raise UserError(
+                "the cluster file asks for Slurm, but there is no 'sbatch' here; run flows on a login node."
+            )
+        stages = (graph or Graph(checkout)).stages.items()
+        job = size_of_job(cluster.slurm, {name: needs_of(name, stage.meta) for name, stage in stages})
+    runner = StageRunner(cluster, checkout, job)
+    with runner, flow_run.model_copy(update={"task_runner": runner}):
+        yield
 
 
-def _job(slurm: Slurm, needs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """What one job has: as the file says, or as the most demanding stage needs."""
+def amounts(needs: Needs, offer: Iterable[Mapping[str, float]] = ()) -> dict[str, float]:
+    """What a stage needs of the ``RESOURCES``, those of which it needs nothing left out.
+
+    Args:
+        needs: as declared.
+        offer: what each worker has; ``gpus: auto`` is one GPU where any has one.
+    """
+    gpus = int(any(one.get("gpus", 0) for one in offer)) if needs.gpus == "auto" else needs.gpus
+    found = {"cores": needs.cores, "gpus": gpus, "memory_gib": needs.memory_gib}
+    return {name: float(amount) for name, amount in found.items() if amount}
+
+
+def size_of_job(slurm: Slurm, needs: Mapping[str, Needs]) -> dict[str, float]:
+    """What one job has of the ``RESOURCES``: as the file says, or as the most demanding stage needs.
+
+    Raises:
+        UserError: a stage needs more than the file gives a job.
+    """
     job = {}
     for name, least in zip(RESOURCES, (1, 0, 1), strict=True):
-        most = max((float(need.get(name, 0)) for need in needs.values()), default=0)
+        each = {stage: amounts(need).get(name, 0) for stage, need in needs.items()}
+        stage = max(each, key=lambda stage: each[stage])
         given = getattr(slurm, name)
-        job[name] = float(max(most, least) if given is None else given)
-        if most > job[name]:
-            stage = next(stage for stage, need in needs.items() if need.get(name, 0) == most)
+        job[name] = float(max(each[stage], least) if given is None else given)
+        if each[stage] > job[name]:
             raise UserError(
-                f"{stage} needs {most:g} {name} (its 'meta' in dvc.yaml), but a Slurm job has {job[name]:g}; raise slurm.{name} in the cluster file."
+                f"{stage} needs {each[stage]:g} {name} (its 'meta' in dvc.yaml), but a Slurm job has {job[name]:g}; "
+                f"raise slurm.{name} in the cluster file."
             )
     return job

@@ -5,14 +5,17 @@
 the entries of one stage travel, with all that they name.
 """
 
+import os
 import posixpath
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from dvc.config import NoRemoteError
-from dvc.exceptions import DvcException
+from dvc.exceptions import CollectCacheError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage, create_stage
 from dvc.stage.cache import _can_hash, _get_stage_hash  # what DVC itself files a result under
@@ -36,98 +39,124 @@ def fetch_inputs(root: Path, stage: str) -> None:
     """Bring what a stage reads, as ``dvc.lock`` names it, from the remote into a checkout.
 
     Raises:
-        UserError: there is no remote, or it lacks something.
+        UserError: there is no remote, it cannot be reached, or it lacks something.
     """
-    with Repo(str(root)) as repo:
-        _remote(repo)
-        upstream = [other.addressing for other in repo.index.graph.successors(_stage(repo, stage))]
-        if not upstream:
-            return
-        try:
-            repo.pull(targets=[f"{root / 'dvc.yaml'}:{name}" for name in upstream], force=True)
-        except DvcException as error:
-            raise UserError(
-                f"what {stage} reads cannot be had from the DVC remote ({error}); publish it there with 'dvc push', or run 'dvc repro' where it was made."
-            ) from error
+    with _open(root) as (repo, _):
+        upstream = repo.index.graph.successors(_stage(repo, stage))
+        if targets := [f"{root / 'dvc.yaml'}:{_name(other)}" for other in upstream]:
+            repo.pull(targets=targets, force=True)
 
 
-def fetch_result(root: Path, stage: str) -> bool:
-    """Bring the result of a stage into a checkout's cache, if the remote has one for these inputs.
+def fetch_result(root: Path, stage: str) -> Literal["fetched", "unknown", "unfiled"]:
+    """Bring the result of a stage into a checkout's cache, if the remote has one, whole, for these inputs.
 
     The stage itself is left as it is: ``dvc repro`` finds the result in its run-cache and restores it.
 
     Returns:
-        Whether the remote had it.
+        ``unfiled`` where DVC files no result: the stage has no inputs or no outputs, or an input is missing.
 
     Raises:
         UserError: there is no remote, or it cannot be reached.
     """
-    with Repo(str(root)) as repo:
-        remote = _remote(repo)
+    with _open(root) as (repo, remote):
         key = _key(_stage(repo, stage))
         if key is None:
-            return False
-        there = posixpath.join(remote.path, "runs", key[:2], key)
-        here = Path(repo.stage_cache.cache_dir) / key[:2] / key
+            return "unfiled"
+        here, there = _folders(repo, remote, key)
         entries = [posixpath.basename(path) for path in remote.fs.find(there)] if remote.fs.exists(there) else []
+        known = False
         for entry in entries:
-            if not (here / entry).is_file():
-                here.mkdir(parents=True, exist_ok=True)
-                part = here.with_name(f".{entry}.part")
+            part = here.parents[2] / f".{key}-{entry}.part-{os.getpid()}-{threading.get_ident()}"
+            part.parent.mkdir(parents=True, exist_ok=True)
+            try:
                 remote.fs.get_file(posixpath.join(there, entry), str(part))
-                part.replace(here / entry)
-        for objects in _named_objects(repo, here, entries):
-            repo.cloud.pull(objects)
-        return bool(entries)
+                if _transfer(repo, part, repo.cloud.pull):
+                    here.mkdir(parents=True, exist_ok=True)  # DVC stumbles over one that is empty
+                    part.replace(here / entry)
+                    known = True
+            finally:
+                part.unlink(missing_ok=True)
+        return "fetched" if known else "unknown"
 
 
-def publish(root: Path, stage: str) -> bool:
-    """Send a stage's result to the remote: its outputs, then the run-cache entries by which others find them.
+def publish(root: Path, *stages: str) -> int:
+    """Send results to the remote: outputs, then the run-cache entries by which other checkouts find them.
+
+    Args:
+        root: a checkout.
+        stages: names of stages; all if none is given.
 
     Returns:
-        Whether there was a result that others can find: DVC keeps none of a stage without inputs or outputs.
+        How many stages had a result that the remote lacked. DVC files none of a stage without inputs or outputs.
 
     Raises:
         UserError: there is no remote, or it cannot be written.
     """
+    sent = set()
+    with _open(root) as (repo, remote):
+        runs = posixpath.join(remote.path, "runs")
+        known = (
+            {posixpath.relpath(path, remote.path) for path in remote.fs.find(runs)} if remote.fs.exists(runs) else set()
+        )
+        for stage in [_stage(repo, name) for name in stages] or repo.index.stages:
+            if (key := _key(stage)) is None:
+                continue
+            here, there = _folders(repo, remote, key)
+            for entry in sorted(path for path in here.glob("*") if not path.name.startswith(".")):
+                target = posixpath.join(there, entry.name)
+                # The objects first: an entry must never name what is not there.
+                if posixpath.relpath(target, remote.path) not in known and _transfer(repo, entry, repo.cloud.push):
+                    remote.fs.put_file(str(entry), target)
+                    sent.add(stage.addressing)
+    return len(sent)
+
+
+@contextmanager
+def _open(root: Path) -> Iterator[tuple[Repo, "ObjectDB"]]:
+    """A checkout and the part of its remote that holds the run-cache."""
     with Repo(str(root)) as repo:
-        remote = _remote(repo)
-        key = _key(_stage(repo, stage))
-        here = Path(repo.stage_cache.cache_dir) / key[:2] / key if key else None
-        if key is None or here is None or not here.is_dir():
-            return False
-        entries = sorted(path.name for path in here.iterdir() if not path.name.startswith("."))
-        # The objects first: an entry must never name what is not there.
-        for objects in _named_objects(repo, here, entries):
-            repo.cloud.push(objects)
-        for entry in entries:
-            there = posixpath.join(remote.path, "runs", key[:2], key, entry)
-            if not remote.fs.exists(there):
-                remote.fs.put_file(str(here / entry), there)
-        return bool(entries)
+        try:
+            yield repo, repo.cloud.get_remote_odb(None, hash_name="md5-dos2unix")
+        except NoRemoteError:
+            raise UserError(
+                f"{root} has no DVC remote; add one with 'dvc remote add --default NAME URL', or set 'shared_disk: true' "
+                "in the cluster file."
+            ) from None
+        except Exception as error:  # every kind of storage raises its own
+            name = repo.config["core"]["remote"]
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"the DVC remote '{name}' of {root} failed: {reason}; see that it can be reached ('dvc status --cloud') and "
+                "holds what this study has made ('dvc push')."
+            ) from error
 
 
-def _remote(repo: Repo) -> "ObjectDB":
+def _folders(repo: Repo, remote: "ObjectDB", key: str) -> tuple[Path, str]:
+    """Where a checkout and its remote keep the run-cache entries of a key."""
+    here = Path(repo.stage_cache.cache_dir) / key[:2] / key
+    return here, posixpath.join(remote.path, "runs", key[:2], key)
+
+
+def _transfer(repo: Repo, entry: Path, move: Callable[[set["HashInfo"]], object]) -> bool:
+    """Move the objects that a run-cache entry names, those of ``cache: false`` too; whether all are here afterwards."""
+    found = yaml.safe_load(entry.read_text(encoding="utf-8"))
+    where = {"path": str(Path(repo.root_dir) / "dvc.yaml"), "wdir": repo.root_dir}
+    stage = create_stage(PipelineStage, repo, cmd=found["cmd"], outs=[out["path"] for out in found["outs"]], **where)
+    StageLoader.fill_from_lock(stage, found)
     try:
-        return repo.cloud.get_remote_odb(None, hash_name="md5-dos2unix")
-    except NoRemoteError:
-        raise UserError(
-            f"{repo.root_dir} has no DVC remote; add one with 'dvc remote add --default NAME URL', or say in the cluster file that the disk is shared."
-        ) from None
+        for objects in stage.get_used_objs().values():
+            move(objects)
+    except CollectCacheError:  # a folder's list of files is nowhere
+        return False
+    return bool(stage.outs_cached())
+
+
+def _name(stage: "Stage") -> str:
+    return str(stage.addressing.rpartition(":")[2])
 
 
 def _stage(repo: Repo, name: str) -> "Stage":
-    return next(stage for stage in repo.index.stages if stage.addressing.rpartition(":")[2] == name)
-
-
-def _named_objects(repo: Repo, folder: Path, entries: list[str]) -> Iterator[set["HashInfo"]]:
-    """The objects that entries of the run-cache name, those that ``cache: false`` keeps from a push too."""
-    for entry in entries:
-        found = yaml.safe_load((folder / entry).read_text(encoding="utf-8"))
-        where = {"path": str(Path(repo.root_dir) / "dvc.yaml"), "wdir": repo.root_dir}
-        stage = create_stage(PipelineStage, repo, cmd=found["cmd"], outs=[out["path"] for out in found["outs"]], **where)
-        StageLoader.fill_from_lock(stage, found)
-        yield from stage.get_used_objs().values()
+    return next(stage for stage in repo.index.stages if _name(stage) == name)
 
 
 def _key(stage: "Stage") -> str | None:

@@ -1,46 +1,145 @@
-"""Dask workers for stages: what each task needs, and as many Slurm jobs as that fills."""
+"""Dask workers for stages: each task goes where its needs fit, and as many Slurm jobs are held as that fills."""
 
+import contextvars
 import logging
 import math
-import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-import dask
-from dask_jobqueue import SLURMCluster
-from distributed.deploy import Adaptive
+from dask.base import annotate
+from dask_jobqueue.slurm import SLURMCluster
+from distributed.deploy.adaptive import Adaptive
 from prefect.client.orchestration import get_client
+from prefect.futures import PrefectConcurrentFuture, PrefectFuture
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect_dask import DaskTaskRunner
+from prefect.states import Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect_dask.task_runners import DaskTaskRunner
 
-from flows.cluster import RESOURCES, Slurm
+from flows import elsewhere, remote
+from flows.cluster import RESOURCES, Cluster, Slurm, amounts
+from mimcore.errors import UserError
 
 if TYPE_CHECKING:
     from prefect import Task
-    from prefect.futures import PrefectFuture
+    from prefect.client.schemas.objects import State
+
+    from flows.resources import Needs
+
+#: Stages that may be on their way between here and the workers at once.
+THREADS = 64
 
 
 class StageRunner(DaskTaskRunner):
-    """Dask, told of each task what its stage needs; a worker runs as many at once as its resources hold."""
+    """Dask for tasks that have ``needs``, threads of the flow run for those that only say that a stage is up to date.
 
-    def submit(
+    Args:
+        cluster: where stages run.
+        checkout: the main checkout.
+        job: what a Slurm job has of the ``RESOURCES``; None for a Dask that others started.
+    """
+
+    def __init__(self, cluster: Cluster, checkout: Path, job: Mapping[str, float] | None) -> None:
+        _quiet_dask()
+        if job is None:
+            super().__init__(address=cluster.address)
+        else:
+            super().__init__(cluster_class=slurm_cluster(cluster, job, checkout))
+        self.shared_disk, self.job = cluster.shared_disk, job
+        self._here: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="on its way")
+
+    def __enter__(self) -> "StageRunner":
+        super().__enter__()  # type: ignore[no-untyped-call]
+        self._here.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is not None and self._client is not None:
+            self._client.run(elsewhere.stop, str(flow_run.id))
+        self._threads.shutdown(wait=kind is None, cancel_futures=True)
+        self._here.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
+
+    def submit(  # type: ignore[override]
         self,
         task: "Task[..., Any]",
         parameters: dict[str, Any],
-        wait_for: Iterable["PrefectFuture[Any]"] | None = None,
+        wait_for: Iterable[PrefectFuture[Any]] | None = None,
         dependencies: dict[str, set[Any]] | None = None,
-    ) -> "PrefectFuture[Any]":
-        """Submit a task whose parameter ``needs`` says what it takes, and give it the server that this flow reports to."""
+    ) -> PrefectFuture[Any]:
+        """Submit a task of ``flows.runner``: ``bring`` to a worker, what costs nothing to a thread.
+
+        Raises:
+            UserError: no worker has what the stage needs.
+        """
+        if "needs" not in parameters:
+            return self._here.submit(task, parameters, wait_for, dependencies)
+        resources = self._resources(parameters["stage"].name, parameters["needs"])
+        if self.shared_disk:
+            return self._send(task, parameters, None, resources)
+        context = contextvars.copy_context()
+        journey = self._threads.submit(context.run, self._by_remote, task, parameters, resources)
+        return PrefectConcurrentFuture(uuid4(), journey)
+
+    def _send(
+        self, task: "Task[..., Any]", parameters: dict[str, Any], parcel: bytes | None, resources: Mapping[str, float]
+    ) -> PrefectFuture[Any]:
+        """Submit to a worker, which reports to the server that this flow run reports to."""
+        there = elsewhere.bring_on_worker.with_options(
+            task_run_name=task.task_run_name, retries=task.retries, retry_delay_seconds=task.retry_delay_seconds
+        )
         with get_client(sync_client=True) as client:
             server = str(client.api_url)
-        needs = {name: float(parameters["needs"].get(name, 0)) for name in RESOURCES}
-        with (
-            temporary_settings({PREFECT_API_URL: server}),
-            dask.annotate(resources={name: amount for name, amount in needs.items() if amount}),
-        ):
-            return super().submit(task, parameters, wait_for, dependencies)
+        with temporary_settings({PREFECT_API_URL: server}), annotate(resources=dict(resources)):
+            return super().submit(there, {**parameters, "parcel": parcel})
+
+    def _by_remote(
+        self, task: "Task[..., Any]", parameters: dict[str, Any], resources: Mapping[str, float]
+    ) -> "State[Any]":
+        """Let a worker without our disk do it, and restore the result from DVC's remote."""
+        root, stage = Path(parameters["root"]), parameters["stage"].name
+        try:
+            state = None
+            if remote.fetch_result(root, stage) == "unknown":
+                sent = self._send(task, parameters, elsewhere.pack(root), resources)
+                sent.wait()
+                state = sent.state
+                if not state.is_completed():
+                    return state
+            if state is not None and remote.fetch_result(root, stage) == "unknown":
+                message = f"a worker made {stage}, but from other inputs than there are here; see that nothing else writes to {root}."
+                return Failed(message=message)
+            back = self._here.submit(elsewhere.restore.with_options(task_run_name=task.task_run_name), parameters)
+            back.wait()
+            return state if state is not None and back.state.is_completed() else back.state
+        except UserError as error:
+            return Failed(message=str(error))
+
+    def _resources(self, stage: str, needs: "Needs") -> dict[str, float]:
+        """What a stage needs of a worker.
+
+        Raises:
+            UserError: no worker has so much.
+        """
+        offer: list[Mapping[str, float]]
+        if self.job is not None:
+            offer = [self.job]
+        else:
+            offer = [worker["resources"] for worker in self.client.scheduler_info(n_workers=-1)["workers"].values()]
+        wanted = amounts(needs, offer)
+        if offer and not any(all(one.get(name, 0) >= n for name, n in wanted.items()) for one in offer):
+            words = " ".join(f"{name}={amount:g}" for name, amount in wanted.items())
+            raise UserError(
+                f"{stage} needs {words}, and no worker has that; start one with 'dask worker ... --resources \"{words}\"', "
+                "or raise slurm's cores, gpus or memory_gib in the cluster file."
+            )
+        return wanted
 
 
 class ByNeed(Adaptive):
@@ -51,28 +150,25 @@ class ByNeed(Adaptive):
     """
 
     def __init__(self, cluster: SLURMCluster, job: Mapping[str, float], **options: Any) -> None:
-        self.job = job  # what one job has
+        self.job = job
         super().__init__(cluster, **options)
 
     async def target(self) -> int:
         """Jobs that are needed now, by the scarcest resource."""
-        tasks = self.cluster.scheduler.tasks.values()
-        wanted = [task.resource_restrictions or {} for task in tasks if task.state not in ("memory", "erred", "released")]
-        if not wanted:
-            return 0
-        totals = {name: sum(need.get(name, 0) for need in wanted) for name in self.job}
-        fullest = max(totals[name] / have for name, have in self.job.items() if have)
-        jobs = max(1, math.ceil(fullest))
-        return min(jobs, int(self.maximum))
+        tasks = self.cluster.scheduler.tasks.values()  # type: ignore[attr-defined]
+        wanted = [task.resource_restrictions for task in tasks if task.resource_restrictions and not _ended(task)]
+        used = [sum(one.get(name, 0) for one in wanted) / have for name, have in self.job.items() if have]
+        return int(min(math.ceil(max(used)), self.maximum))
 
 
-def slurm_cluster(slurm: Slurm, job: Mapping[str, float], checkout: Path) -> Callable[[], SLURMCluster]:
-    """Makes a cluster of Slurm jobs, when the flow starts its tasks; each ``job`` has so much of the ``RESOURCES``."""
-    _quiet_dask()
-    logs = checkout / ".mimcore" / "slurm"
-    resources = ",".join(f"{name}={amount:g}" for name, amount in job.items())
-    directives = [slurm.gpu_directive.format(gpus=int(job["gpus"]))] if job["gpus"] else []
-    path = os.pathsep.join([str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
+def _ended(task: Any) -> bool:
+    return str(task.state) in ("memory", "erred", "released", "forgotten")
+
+
+def slurm_cluster(cluster: Cluster, job: Mapping[str, float], checkout: Path) -> Callable[[], SLURMCluster]:
+    """Makes a cluster of Slurm jobs, when the first stage is submitted; each ``job`` has so much of the ``RESOURCES``."""
+    slurm = cluster.slurm
+    home = slurm.home or checkout
     options: dict[str, Any] = {
         "job_name": "mimcore",
         "queue": slurm.partition,
@@ -80,30 +176,46 @@ def slurm_cluster(slurm: Slurm, job: Mapping[str, float], checkout: Path) -> Cal
         "cores": int(job["cores"]),
         "processes": 1,
         "memory": f"{job['memory_gib']:g}GiB",
-        # Stages are processes of their own: Slurm holds them to their memory.
+        # Stages are processes of their own: Slurm holds them to their memory, not Dask.
         "nanny": False,
         "walltime": slurm.walltime,
         "interface": slurm.interface,
         "python": slurm.python,
-        "local_directory": str(logs),
-        "log_directory": str(logs),
-        "worker_extra_args": ["--resources", resources, "--no-dashboard", "--memory-limit", "0"],
-        "job_extra_directives": [*directives, *slurm.directives],
-        "job_script_prologue": [f"cd {shlex.quote(str(checkout))}", f"export PYTHONPATH={shlex.quote(path)}", *slurm.setup],
+        "local_directory": str(home / ".mimcore" / "dask"),
+        "worker_extra_args": ["--resources", ",".join(f"{name}={job[name]:g}" for name in RESOURCES), "--no-dashboard"],
+        "job_extra_directives": _directives(slurm, job),
+        "job_script_prologue": [
+            f"cd {shlex.quote(str(home))}",
+            f"export PYTHONPATH={shlex.quote(str(home))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            *slurm.setup,
+        ],
         "scheduler_options": {"dashboard": False},
     }
+    if cluster.shared_disk:  # Slurm starts no job whose log has no folder
+        options["log_directory"] = str(home / ".mimcore" / "slurm")
 
     def start() -> SLURMCluster:
-        logs.mkdir(parents=True, exist_ok=True)
-        cluster = SLURMCluster(**options)
-        cluster.adapt(
-            Adaptive=ByNeed, job=job, minimum_jobs=0, maximum_jobs=slurm.jobs, interval="1s", wait_count=slurm.idle_seconds
+        if cluster.shared_disk:
+            (home / ".mimcore" / "slurm").mkdir(parents=True, exist_ok=True)
+        made = SLURMCluster(**options)
+        made.adapt(
+            Adaptive=ByNeed,
+            job=job,
+            minimum_jobs=0,
+            maximum_jobs=slurm.jobs,
+            interval="1s",
+            wait_count=slurm.idle_seconds,
         )
-        return cluster
+        return made
 
     return start
 
 
+def _directives(slurm: Slurm, job: Mapping[str, float]) -> list[str]:
+    gpus = [slurm.gpu_directive.format(gpus=int(job["gpus"]))] if job["gpus"] else []
+    return [*gpus, *slurm.directives]
+
+
 def _quiet_dask() -> None:
     """Dask tells of each connection that it closes; what matters reaches the flow as a failed task."""
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)

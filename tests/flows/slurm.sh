@@ -46,6 +46,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1
 ReturnToService=2
+KillWait=2
 NodeName=localhost NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
 PartitionName=main Nodes=localhost Default=YES State=UP
 CONF
@@ -63,6 +64,8 @@ CONF
 }
 
 stop() {
+  SLURM_CONF=$1/slurm.conf scancel --partition=main || true
+  sleep 3
   for daemon in slurmd slurmctld munge; do
     file=$1/$daemon.pid
     [ -s "$file" ] || continue
