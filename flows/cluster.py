@@ -3,7 +3,7 @@
 Where is said by a small YAML file (see docs/cluster.md), so that no flow and no stage differs by it::
 
     engine: slurm            # threads (this machine), dask (an address) or slurm
-    shared_disk: true        # false: workers meet at DVC's remote only
+    share: disk              # or remote: they meet at DVC's remote only
     slurm: {partition: gpu, jobs: 8, cores: 8, gpus: 1, memory_gib: 64, walltime: "1-00:00:00"}
 """
 
@@ -13,14 +13,16 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from prefect.context import FlowRunContext
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.graph import Graph
 from flows.resources import Needs, needs_of
+from flows.workspace import Workspace
 from mimcore import definition
 from mimcore.definition import Definition
 from mimcore.errors import UserError
@@ -67,8 +69,9 @@ class Cluster(Definition):
     engine: Literal["threads", "dask", "slurm"] = "threads"
     #: Of a Dask scheduler, ``tcp://host:8786``; for the engine ``dask``.
     address: str | None = None
-    #: Whether workers see the flow's checkout under the same path; if not, they meet at DVC's remote.
-    shared_disk: bool = True
+    #: What those who work on a study have in common: the flow's checkout under one path, or DVC's remote. With threads, the
+    #: remote is where this checkout finds what others made, and leaves what it makes.
+    share: Literal["disk", "remote"] = "disk"
     slurm: Slurm = Slurm.model_validate({})
 
 
@@ -99,21 +102,32 @@ def read_cluster(checkout: Path) -> Cluster:
 
 
 @contextmanager
-def stages_elsewhere(checkout: Path, graph: Graph | None = None) -> Iterator[None]:
+def stages_elsewhere(workspace: Workspace) -> Iterator[None]:
     """Let the tasks that the running flow submits within the block go where the cluster file says.
 
     Args:
-        checkout: the main checkout. Jobs start there, and leave their logs in its ``.mimcore/slurm``.
-        graph: of what is to be brought up to date; the checkout's own if None. It says how large jobs must be.
+        workspace: what is to be brought up to date. The cluster file is that of its main checkout, where jobs start.
 
     Raises:
         UserError: the cluster file is wrong, a stage needs more than a job has, or there is no Slurm here.
     """
-    cluster = read_cluster(checkout)
-    flow_run = FlowRunContext.get()
-    if cluster.engine == "threads" or flow_run is None:
+    cluster, flow_run = read_cluster(workspace.main), FlowRunContext.get()
+    plain = cluster.engine == "threads" and cluster.share == "disk"
+    if (
+        plain or flow_run is None or type(flow_run.task_runner) is not ThreadPoolTaskRunner
+    ):  # within such a block already
         yield
         return
+    runner = _runner(cluster, workspace)
+    with runner, flow_run.model_copy(update={"task_runner": runner}):
+        yield
+
+
+def _runner(cluster: Cluster, workspace: Workspace) -> TaskRunner[Any]:
+    if cluster.engine == "threads":
+        from flows.elsewhere import SharingRunner
+
+        return SharingRunner()
     try:
         from flows.workers import StageRunner
     except ImportError as error:
@@ -126,11 +140,9 @@ def stages_elsewhere(checkout: Path, graph: Graph | None = None) -> Iterator[Non
             raise UserError(
                 "the cluster file asks for Slurm, but there is no 'sbatch' here; run flows on a login node."
             )
-        stages = (graph or Graph(checkout)).stages.items()
+        stages = Graph(workspace.root).stages.items()
         job = size_of_job(cluster.slurm, {name: needs_of(name, stage.meta) for name, stage in stages})
-    runner = StageRunner(cluster, checkout, job)
-    with runner, flow_run.model_copy(update={"task_runner": runner}):
-        yield
+    return StageRunner(cluster, workspace.main, job)
 
 
 def amounts(needs: Needs, offer: Iterable[Mapping[str, float]] = ()) -> dict[str, float]:

@@ -17,6 +17,7 @@ from dvc.repo import Repo
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import pages, remote
 from flows.stage import StoppedError, run_stage
@@ -24,6 +25,7 @@ from flows.workspace import _share_cache
 from mimcore import layout
 
 if TYPE_CHECKING:
+    from prefect import Task
     from prefect.client.schemas.objects import State
 
     from flows.graph import Stage
@@ -61,6 +63,35 @@ def bring_on_worker(
         if state.is_completed():
             remote.publish(there, stage.name)
         return state
+
+
+@task(name="stage")
+def bring_and_share(stage: "Stage", needs: "Needs", root: str, key: str | None, cache: str) -> "State[Any]":
+    """Bring one stage up to date here, from DVC's remote if anybody has made it, and leave the result there."""
+    from flows.runner import bring
+
+    remote.fetch_result(Path(root), stage.name)
+    state = bring.fn(stage, needs, root, key, cache)
+    if state.is_completed():
+        remote.publish(Path(root), stage.name)
+    return state
+
+
+class SharingRunner(ThreadPoolTaskRunner[Any]):
+    """Threads of the flow run that share what they make by DVC's remote."""
+
+    def submit(self, task: "Task[..., Any]", parameters: dict[str, Any], *others: Any, **options: Any) -> Any:
+        """Submit a task of ``flows.runner``: ``bring`` with a look at the remote before it, and after it."""
+        return super().submit(
+            like(task, bring_and_share) if "needs" in parameters else task, parameters, *others, **options
+        )
+
+
+def like(task: "Task[..., Any]", other: "Task[..., Any]") -> "Task[..., Any]":
+    """Another task under a task's name, tried again as often."""
+    return other.with_options(
+        task_run_name=task.task_run_name, retries=task.retries, retry_delay_seconds=task.retry_delay_seconds
+    )
 
 
 @task(name="restore")

@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows import difference, pages, remote
 from flows.cluster import stages_elsewhere
-from flows.graph import Graph
 from flows.parameters import StudyParameters, study_file
 from flows.resources import try_lock
 from flows.study import THREADS, run_in
@@ -139,7 +138,7 @@ class _Night:
         changes = study.changes(self.main)
         with (
             open_workspace(self.main, study.study, changes, study.name) as workspace,
-            stages_elsewhere(self.main, Graph(workspace.root)),
+            stages_elsewhere(workspace),
         ):
             try:
                 outcomes = run_in(workspace, deadline=self.deadline)
@@ -155,8 +154,14 @@ class _Night:
             self.page.append(self._since_last_night(study, workspace))
 
     def _push(self, workspace: Workspace) -> None:
-        if remote.has_remote(workspace.root):
+        if not remote.has_remote(workspace.root):
+            return
+        try:
             sent = remote.publish(workspace.root)
+        except UserError as error:  # the results are here all the same
+            self.failures.append(str(error))
+            self.page.append(f"Not sent to DVC's remote: {error}")
+        else:
             self.page.append(
                 f"Sent to DVC's remote: the results of {sent} stages." if sent else "DVC's remote has it all."
             )

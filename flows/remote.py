@@ -119,7 +119,7 @@ def _open(root: Path) -> Iterator[tuple[Repo, "ObjectDB"]]:
             yield repo, repo.cloud.get_remote_odb(None, hash_name="md5-dos2unix")
         except NoRemoteError:
             raise UserError(
-                f"{root} has no DVC remote; add one with 'dvc remote add --default NAME URL', or set 'shared_disk: true' "
+                f"{root} has no DVC remote; add one with 'dvc remote add --default NAME URL', or set 'share: disk' "
                 "in the cluster file."
             ) from None
         except Exception as error:  # every kind of storage raises its own

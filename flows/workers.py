@@ -50,7 +50,7 @@ class StageRunner(DaskTaskRunner):
             super().__init__(address=cluster.address)
         else:
             super().__init__(cluster_class=slurm_cluster(cluster, job, checkout))
-        self.shared_disk, self.job = cluster.shared_disk, job
+        self.share, self.job = cluster.share, job
         self._here: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="on its way")
 
@@ -81,7 +81,7 @@ class StageRunner(DaskTaskRunner):
         if "needs" not in parameters:
             return self._here.submit(task, parameters, wait_for, dependencies)
         resources = self._resources(parameters["stage"].name, parameters["needs"])
-        if self.shared_disk:
+        if self.share == "disk":
             return self._send(task, parameters, None, resources)
         context = contextvars.copy_context()
         journey = self._threads.submit(context.run, self._by_remote, task, parameters, resources)
@@ -91,9 +91,7 @@ class StageRunner(DaskTaskRunner):
         self, task: "Task[..., Any]", parameters: dict[str, Any], parcel: bytes | None, resources: Mapping[str, float]
     ) -> PrefectFuture[Any]:
         """Submit to a worker, which reports to the server that this flow run reports to."""
-        there = elsewhere.bring_on_worker.with_options(
-            task_run_name=task.task_run_name, retries=task.retries, retry_delay_seconds=task.retry_delay_seconds
-        )
+        there = elsewhere.like(task, elsewhere.bring_on_worker)
         with get_client(sync_client=True) as client:
             server = str(client.api_url)
         with temporary_settings({PREFECT_API_URL: server}), annotate(resources=dict(resources)):
@@ -191,11 +189,11 @@ def slurm_cluster(cluster: Cluster, job: Mapping[str, float], checkout: Path) ->
         ],
         "scheduler_options": {"dashboard": False},
     }
-    if cluster.shared_disk:  # Slurm starts no job whose log has no folder
+    if cluster.share == "disk":  # Slurm starts no job whose log has no folder
         options["log_directory"] = str(home / ".mimcore" / "slurm")
 
     def start() -> SLURMCluster:
-        if cluster.shared_disk:
+        if cluster.share == "disk":
             (home / ".mimcore" / "slurm").mkdir(parents=True, exist_ok=True)
         made = SLURMCluster(**options)
         made.adapt(

@@ -27,8 +27,9 @@ from flows.workspace import Workspace
 
 @flow(name="bring", task_runner=ThreadPoolTaskRunner())
 def bring(root):
-    with stages_elsewhere(Path(root)):
-        return [(o.stage, o.state, o.reason) for o in bring_up_to_date(Workspace(Path(root), Path(root)))]
+    workspace = Workspace(Path(root), Path(root))
+    with stages_elsewhere(workspace):
+        return [(o.stage, o.state, o.reason) for o in bring_up_to_date(workspace)]
 
 if __name__ == "__main__":
     print(json.dumps(bring(sys.argv[1])))

@@ -1,97 +1,34 @@
-"""Two checkouts that share nothing but a DVC remote on S3: a real server, in a process of its own, over HTTP."""
+"""Two checkouts that share nothing but a DVC remote on S3."""
 
 import json
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+pytest.importorskip("prefect", reason="needs the extra 'flows'")
 pytest.importorskip("dvc_s3", reason="needs the extra 's3'")
-boto3 = pytest.importorskip("boto3")
-pytest.importorskip("moto.server", reason="needs moto's server")
+pytest.importorskip("moto.server", reason="needs the extra 'dev'")
 
-from scratch_cluster import checkout, repro  # noqa: E402
+from scratch_cluster import repro
+from scratch_store import CONFIG, Store, s3_server
 
-from flows import remote  # noqa: E402
-from mimcore.errors import UserError  # noqa: E402
+from flows import remote
+from mimcore.errors import UserError
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
-
-PIPELINE = """
-stages:
-  draw:
-    cmd: echo draw >> {log}; mkdir -p drawn && cp seed.txt drawn/a.txt && cp seed.txt drawn/b.txt
-    deps: [seed.txt]
-    outs: [drawn]
-  count:
-    cmd: echo count >> {log}; cat drawn/a.txt drawn/b.txt > counted.txt && echo '{{"lines":2}}' > metric.json
-    deps: [drawn]
-    outs: [counted.txt]
-    metrics: [metric.json: {{cache: false}}]
-"""
-CONFIG = """
-[core]
-    analytics = false
-    remote = store
-['remote "store"']
-    url = s3://{bucket}/study
-    endpointurl = {endpoint}
-"""
+pytestmark = [pytest.mark.filterwarnings("ignore")]  # of DVC's own libraries
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path_factory.mktemp("s3") / "server.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
+def endpoint() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture
-def store(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "Store":
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    return Store(endpoint, tmp_path)
-
-
-class Store:
-    """A bucket, and checkouts that have it as their remote; ``log`` has a line for each stage that was executed."""
-
-    def __init__(self, endpoint: str, folder: Path) -> None:
-        self.endpoint, self.folder, self.log = endpoint, folder, folder / "executed"
-        self.bucket = folder.name.replace("_", "-")
-        self.client: Any = boto3.client("s3", endpoint_url=endpoint)
-        self.client.create_bucket(Bucket=self.bucket)
-        self.log.touch()
-
-    def checkout(self, name: str) -> Path:
-        config = CONFIG.format(bucket=self.bucket, endpoint=self.endpoint)
-        return checkout(self.folder / name, PIPELINE.format(log=self.log), config)
-
-    def executed(self) -> list[str]:
-        return self.log.read_text().split()
-
-    def objects(self) -> list[str]:
-        return [item["Key"] for item in self.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])]
+def store(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
+    return Store(endpoint, tmp_path, monkeypatch)
 
 
 def test_what_one_checkout_made_the_other_restores(store: Store) -> None:

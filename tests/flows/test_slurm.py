@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-for module in ("dask_jobqueue", "prefect_dask", "prefect"):
-    pytest.importorskip(module, reason="needs the extras 'flows' and 'cluster'")
+pytest.importorskip("prefect_dask", reason="needs the extra 'cluster'")
+pytest.importorskip("dask_jobqueue", reason="needs the extra 'cluster'")
 
-from scratch_cluster import ROOT, Run, checkout, end_flow, prefect_server, repro, start_flow  # noqa: E402
+from scratch_cluster import ROOT, Run, checkout, end_flow, prefect_server, repro, start_flow
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
 
