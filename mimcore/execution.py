@@ -19,7 +19,7 @@ class Execution(Definition):
 
     #: ``auto`` takes a CUDA GPU if there is one.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    #: CPU threads of one process; 0 takes every core that the process may use.
+    #: CPU threads of one process; 0 takes as many as OMP_NUM_THREADS says, else every core that the process may use.
     threads: int = Field(0, ge=0)
     #: Threads that read and decode images ahead of the training step; 0 decodes in the training thread.
     workers: int = Field(1, ge=0)
@@ -38,7 +38,8 @@ class Execution(Definition):
 
         if sys.platform == "linux":
             _keep_freed_memory()
-        torch.set_num_threads(self.threads or len(os.sched_getaffinity(0)))
+        told = os.environ.get("OMP_NUM_THREADS", "")
+        torch.set_num_threads(self.threads or (int(told) if told.isdigit() else 0) or len(os.sched_getaffinity(0)))
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("execution.device: 'cuda' is asked for, but torch sees no GPU; use 'auto' or 'cpu'.")
         use_cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())

@@ -1,7 +1,10 @@
-"""Progress of long work: a bar in a terminal, a line now and then in a log."""
+"""Progress of long work: a bar in a terminal, a line now and then in a log, and a file for whoever started the process."""
 
+import json
+import os
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -10,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 #: Seconds between two lines where the output is no terminal.
 LINE_SECONDS = 10.0
+#: Seconds between two writes of the file that the environment names as MIMCORE_PROGRESS.
+FILE_SECONDS = 1.0
 
 
 class Meter:
@@ -26,6 +31,8 @@ class Meter:
         self.title, self.total, self.unit, self.done = title, total, unit, done
         self._first = done
         self._start = self._line = time.monotonic()
+        self._file = os.environ.get("MIMCORE_PROGRESS")
+        self._written = self._start - FILE_SECONDS
         console = Console(file=sys.stderr)
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -47,13 +54,26 @@ class Meter:
         """Say that ``done`` units are ready, with a few words such as the latest loss."""
         self.done = done
         words = f"{self.rate:,.0f} {self.unit}/s" + (f", {note}" if note else "")
+        left = (self.total - done) / max(self.rate, 1e-9)
+        if self._file and time.monotonic() - self._written >= FILE_SECONDS:
+            self._written = time.monotonic()
+            self._write(Path(self._file), left)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=words)
         elif time.monotonic() - self._line >= LINE_SECONDS:
             self._line = time.monotonic()
-            left = (self.total - done) / max(self.rate, 1e-9)
             share = done / max(self.total, 1)
             print(f"{self.title}: {share:4.0%}, {words}, {_duration(left)} left", file=sys.stderr, flush=True)
+
+    def _write(self, file: Path, left: float) -> None:
+        """Write the state for another process, in one piece; a file that cannot be written is no reason to stop."""
+        state = {"title": self.title, "unit": self.unit, "done": self.done, "total": self.total}
+        part = file.with_name(f"{file.name}.part")
+        try:
+            part.write_text(json.dumps(state | {"rate": self.rate, "left_seconds": left}), encoding="utf-8")
+            part.replace(file)
+        except OSError:
+            self._file = None
 
     def __enter__(self) -> Self:
         if self._bar is not None:

@@ -64,7 +64,9 @@ def constant(kind: Kind, name: str, variable: str) -> Any:
         raise UserError(f"there is no {kind} called '{name}'; {nearest(name, known)}")
     file = Path(__file__).parent / FOLDERS[kind] / f"{name}.py"
     for line in ast.parse(file.read_text(encoding="utf-8")).body:
-        targets = line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
+        targets = (
+            line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
+        )
         if any(isinstance(target, ast.Name) and target.id == variable for target in targets) and line.value is not None:
             return ast.literal_eval(line.value)
     raise KeyError(f"{file} assigns no {variable}")
