@@ -6,7 +6,7 @@ what is to be done, and runs that were due before it began end at once.
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,14 +17,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import difference, pages, remote
-from flows.cluster import stages_elsewhere
 from flows.parameters import StudyParameters, study_file
 from flows.resources import try_lock
-from flows.study import THREADS, run_in
+from flows.study import RUNNER, run_in
 from flows.workspace import Workspace, open_workspace, prune
 from mimcore import artifacts, layout
 from mimcore.data.listing import scan
@@ -60,7 +58,7 @@ class OutOfTimeError(UserError):
     """The budget was spent before a study was up to date."""
 
 
-@flow(name="nightly", task_runner=ThreadPoolTaskRunner(max_workers=THREADS))
+@flow(name="nightly", task_runner=RUNNER)
 def nightly(parameters: NightlyParameters | None = None) -> "dict[str, Any] | State[Any]":
     """Bring studies up to date at night and say what is new.
 
@@ -119,27 +117,26 @@ class _Night:
     def _growth(self) -> Iterator[str]:
         """A sentence for each pool of the studies."""
         seen: set[str] = set()
-        for one in self.parameters.studies:
-            study = Study.read(study_file(self.main, one.study))
-            for name in (name for name in study.grid.pools if name not in seen):
-                seen.add(name)
-                listing = self.main / layout.listing(name)
-                if not listing.exists():
-                    yield f"* pool '{name}' was never listed; 'mimcore scan {name}' pins it."
-                    continue
-                try:
-                    pool = load_pool(name, study.options("pools", name), self.main)
-                    yield f"* {scan(pool, listing, self.parameters.adopt).sentence()}"
-                except UserError as error:
-                    self.failures.append(str(error))
-                    yield f"* {error}"
+        for file in dict.fromkeys(study_file(self.main, one.study) for one in self.parameters.studies):
+            try:
+                study = Study.read(file)
+                for name in study.grid.pools:
+                    if name not in seen:
+                        seen.add(name)
+                        yield f"* {self._scan(name, study.options('pools', name))}"
+            except UserError as error:
+                self.failures.append(str(error))
+                yield f"* {error}"
+
+    def _scan(self, name: str, options: Mapping[str, Any]) -> str:
+        listing = self.main / layout.listing(name)
+        if not listing.exists():
+            return f"pool '{name}' was never listed; 'mimcore scan {name}' pins it."
+        return scan(load_pool(name, options, self.main), listing, self.parameters.adopt).sentence()
 
     def _bring(self, study: StudyParameters) -> None:
         changes = study.changes(self.main)
-        with (
-            open_workspace(self.main, study.study, changes, study.name) as workspace,
-            stages_elsewhere(workspace),
-        ):
+        with open_workspace(self.main, study.study, changes, study.name) as workspace:
             try:
                 outcomes = run_in(workspace, deadline=self.deadline)
             finally:

@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -61,7 +62,8 @@ class StageRunner(DaskTaskRunner):
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if kind is not None and self._client is not None:
-            self._client.run(elsewhere.stop, str(flow_run.id))
+            with suppress(OSError, TimeoutError):  # Dask is gone, and its workers with it
+                self._client.run(elsewhere.stop, str(flow_run.id))
         self._threads.shutdown(wait=kind is None, cancel_futures=True)
         self._here.__exit__(kind, error, trace)
         super().__exit__(kind, error, trace)

@@ -1,6 +1,7 @@
 """Nights: what is executed is counted by what the stages themselves wrote down."""
 
 import fcntl
+import json
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,10 @@ import pytest
 pytest.importorskip("prefect", reason="needs the extra 'flows'")
 
 from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.flow_engine import run_flow
+from prefect.states import Scheduled
 from scratch_cluster import prefect_server, repro
 from scratch_study import add_photo, build, write_night
 
@@ -44,8 +48,15 @@ class Nights:
         pool = load_pool("photos", study.options("pools", "photos"), self.root)
         scan(pool, self.root / "listings/photos.json", adopt=True)
 
-    def night(self, **parameters: Any) -> State[Any]:
-        return nightly(NightlyParameters.model_validate(parameters), return_state=True)
+    def night(self, due: datetime | None = None, **parameters: Any) -> State[Any]:
+        """Run it now, as a person would; or as the schedule's run that was due at a time."""
+        given = {"parameters": NightlyParameters.model_validate(parameters)}
+        if due is None:
+            return nightly(**given, return_state=True)
+        with get_client(sync_client=True) as client:
+            run = client.create_flow_run(nightly, state=Scheduled(scheduled_time=due))
+        found: State[Any] = run_flow(nightly, flow_run=run, parameters=given, return_type="state")
+        return found
 
     def executed(self) -> list[str]:
         found = self.log.read_text().split()
@@ -107,29 +118,26 @@ def test_growth_is_told_and_adopted_only_when_asked(nights: Callable[..., Nights
     assert study.executed() == ALL
 
 
-def test_missed_nights_are_caught_up_by_one_run(nights: Callable[..., Nights], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missed_nights_are_caught_up_by_one_run(nights: Callable[..., Nights]) -> None:
     study = nights()
     study.night()
     study.executed()
     write_night(study.root / "table", (*SIZES, 1024))
-    # The server was down for days, and now starts the runs of two nights, one after the other.
-    due = "PREFECT__RUNTIME__FLOW_RUN__SCHEDULED_START_TIME"
+    # The last night was five days ago: the server was down since, and now starts the runs of two nights.
     last = study.root / FOLDER / "last.json"
-    long_ago = datetime.now(UTC) - timedelta(days=5)
-    last.write_text(last.read_text().replace(last.read_text().split('"')[3], long_ago.isoformat()))
-    monkeypatch.setenv(due, (datetime.now(UTC) - timedelta(days=2)).isoformat())
-    assert study.night().is_completed()
+    content = json.loads(last.read_text())
+    content["began"] = (datetime.now(UTC) - timedelta(days=5)).isoformat()
+    last.write_text(json.dumps(content))
+    assert study.night(due=datetime.now(UTC) - timedelta(days=2)).is_completed()
     assert study.executed() == ["collect", "fit"]
     page = study.page()
     write_night(study.root / "table", (*SIZES, 1024, 2048))
-    monkeypatch.setenv(due, (datetime.now(UTC) - timedelta(days=1)).isoformat())
-    state = study.night()
+    state = study.night(due=datetime.now(UTC) - timedelta(days=1))
     assert state.is_completed()
     assert "Nothing to catch up with" in str(state.message)
     assert study.executed() == []
     assert study.page() == page, "a run with nothing to do published something"
-    monkeypatch.delenv(due)
-    assert study.night().is_completed()
+    assert study.night(due=datetime.now(UTC)).is_completed()
     assert study.executed() == ["collect", "fit"], "a night that is due now was held back"
 
 
