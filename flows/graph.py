@@ -50,17 +50,17 @@ class Graph:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root = root.resolve()
         with _ONE, _sentences(root):
             self._repo = Repo(str(root))
             with make_lock(str(Path(self._repo.tmp_dir or "") / "lock"), wait=True, **self._lock_options()):
                 arrows = self._repo.index.graph
-            self._stages = {stage.addressing: stage for stage in plan_repro(arrows)}
+            self._stages = {_name(stage, root): stage for stage in plan_repro(arrows)}
             self.cache = Path(self._repo.cache.legacy.path)
             self.cache.mkdir(parents=True, exist_ok=True)
-        self.parents = {name: {s.addressing for s in arrows.successors(self._stages[name])} for name in self._stages}
+        self.parents = {n: {_name(s, root) for s in arrows.successors(stage)} for n, stage in self._stages.items()}
         # DVC's arrows point from a stage to what it needs: the postorder has what is needed first.
-        self.stages = {name: _described(stage) for name, stage in self._stages.items()}
+        self.stages = {name: _described(name, stage) for name, stage in self._stages.items()}
 
     def _lock_options(self) -> dict[str, Any]:
         hardlink = bool(self._repo.config["core"].get("hardlink_lock", False))
@@ -199,16 +199,23 @@ def _mend_lock_file(file: Path, aside: Path, log: logging.Logger | logging.Logge
         log.debug("%s was cut short by a process that was killed; it is now %s.", file, aside)
 
 
-def _described(stage: Any) -> Stage:
+def _name(stage: Any, root: Path) -> str:
+    """As ``dvc repro`` takes it in the root of the workspace; DVC's own depends on the working directory."""
+    file = Path(stage.path).relative_to(root).as_posix()
+    name = getattr(stage, "name", None)
+    return str(name) if name and file == "dvc.yaml" else f"{file}:{name}" if name else file
+
+
+def _described(name: str, stage: Any) -> Stage:
     words = str(stage.cmd).split()
     if words[:3] == ["python", "-m", "mimcore"]:
         words = words[3:]
         options = (i for i, word in enumerate(words) if word.startswith("-"))
         label = " ".join(words[: next(options, len(words))])
     else:
-        label = stage.addressing.replace("@", " ", 1)
+        label = name.replace("@", " ", 1)
     outs = tuple(out.def_path for out in stage.outs)
-    return Stage(stage.addressing, label, dict(stage.meta or {}), outs)
+    return Stage(name, label, dict(stage.meta or {}), outs)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -31,7 +31,7 @@ class Needs(Definition):
     #: CPU cores; the stage's process is told to use as many threads.
     cores: int = Field(1, ge=1)
     #: GPUs for this stage alone. ``auto`` is one where the machine has any, and none elsewhere.
-    gpus: int | Literal["auto"] = Field(0, ge=0)
+    gpus: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
     #: Memory, GiB: a machine that has less is refused, and the stages that one flow run starts fit together.
     memory_gib: float = Field(0, ge=0)
     #: How often a stage that failed is tried again.

@@ -4,6 +4,7 @@
 """
 
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -36,7 +37,8 @@ def study(parameters: StudyParameters) -> "dict[str, Any] | State[Any]":
     log = get_run_logger()
     main = Path.cwd()
     try:
-        changes = parameters.changes(main)
+        # Without overrides the pipeline's first stage checks the study.
+        changes = parameters.changes(main) if parameters.overrides.model_dump(exclude_none=True) else {}
         with open_workspace(main, parameters.study, changes, parameters.name) as workspace:
             outcomes = run_in(workspace)
     except FailedStagesError as error:
@@ -85,4 +87,4 @@ def _keep_report(workspace: Workspace) -> Path | None:
 
 
 if __name__ == "__main__":
-    study(StudyParameters.model_validate({}))
+    sys.exit(study(StudyParameters.model_validate({}), return_state=True).is_failed())

@@ -17,6 +17,7 @@ import yaml
 from dvc.config import Config
 from dvc.repo import Repo
 
+from flows.graph import Graph
 from flows.parameters import CURRENT, overridden, study_file
 from flows.resources import wait_for
 from flows.stage import go_on
@@ -54,7 +55,7 @@ def open_workspace(
 
     Without overrides, name and another study it is the user's checkout. Else it is a git worktree that has the
     uncommitted edits, untracked files and local DVC configuration of the checkout. If the block ends well, it is saved as a DVC
-    experiment and removed; if not, it is kept, so that the next run of the same goes on in it.
+    experiment and removed; if not, or if stages are still stale, it is kept, so that the next run of the same goes on in it.
 
     Args:
         main: the user's checkout.
@@ -93,9 +94,11 @@ def open_workspace(
         _want_listings(root)
         _bring_artifacts(root)
         yield Workspace(root, main, experiment)
+        graph = Graph(root)
+        if graph.stale_ones(graph.stages):  # the time was over; DVC would save old results as if they were these
+            return
         save_experiment(root, experiment, base.untracked)
         _remove(main, root)
-        root.with_name(f"{root.name}.lock").unlink(missing_ok=True)
 
 
 def overridden_text(text: str, overrides: Mapping[str, Any]) -> str:
@@ -220,7 +223,6 @@ def prune(main: Path) -> list[str]:
 
             if try_lock(root.with_name(f"{root.name}.lock"), held):
                 _remove(main, root)
-                root.with_name(f"{root.name}.lock").unlink(missing_ok=True)
                 removed.append(root.name)
     return removed
 

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 
 from mimcore import progress
@@ -42,3 +45,26 @@ def test_nothing_says_done_after_a_failure(capsys: pytest.CaptureFixture[str]) -
         phases("training", 1, 2)
         raise RuntimeError
     assert "done" not in capsys.readouterr().err
+
+
+def test_whoever_started_the_process_can_read_how_far_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "progress.json"
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setenv("MIMCORE_PROGRESS", str(file))
+    meter = progress.Meter("pretrain r", 400)
+    now[0] = 2.0
+    meter.update(100)
+    assert json.loads(file.read_text()) == {
+        "title": "pretrain r",
+        "unit": "images",
+        "done": 100,
+        "total": 400,
+        "rate": 50.0,
+        "left_seconds": 6.0,
+    }
+    now[0] = 2.5
+    meter.update(150)
+    assert json.loads(file.read_text())["done"] == 100  # at most once a second
+    monkeypatch.setenv("MIMCORE_PROGRESS", str(tmp_path / "nowhere" / "progress.json"))
+    progress.Meter("pretrain r", 400).update(1)  # a file that cannot be written stops no training

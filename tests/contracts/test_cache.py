@@ -181,7 +181,10 @@ def artifacts(root: Path) -> dict[str, bytes]:
     [
         ("mimcore/objectives/mae.py", PRETRAIN),
         ("mimcore/objectives/another.py", []),
-        ("mimcore/evaluation/linear.py", ["examples@linear", *(s for s in (*EVALUATE, *FLOORS) if s.endswith("-linear"))]),
+        (
+            "mimcore/evaluation/linear.py",
+            ["examples@linear", *(s for s in (*EVALUATE, *FLOORS) if s.endswith("-linear"))],
+        ),
         (
             "mimcore/evaluation/detection.py",
             ["examples@detection", *(s for s in (*EVALUATE, *FLOORS) if s.endswith("-detection"))],

@@ -51,7 +51,9 @@ def test_rand_augment_is_timms(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
     ours = RandAugment("rand-m9-mstd0.5-inc1", 32, IMAGENET_MEAN)(images, seed=11)
     # What timm's own training pipeline makes of the same images and generators (timm.data.transforms_factory).
-    pipeline = transforms_imagenet_train(32, scale=(1, 1), hflip=0, auto_augment="rand-m9-mstd0.5-inc1", separate=True)[1]
+    pipeline = transforms_imagenet_train(32, scale=(1, 1), hflip=0, auto_augment="rand-m9-mstd0.5-inc1", separate=True)[
+        1
+    ]
     random.seed(11)
     np.random.seed(11)  # noqa: NPY002
     theirs = [np.asarray(pipeline(Image.fromarray(image.transpose(1, 2, 0)))).transpose(2, 0, 1) for image in images]

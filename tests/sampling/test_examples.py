@@ -27,7 +27,9 @@ def index(tmp_path: Path) -> Path:
 
 def test_a_task_is_refused_before_pretraining_where_its_truth_is_missing(index: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    with pytest.raises(UserError, match=r"tasks\.probe: the task needs labels, and 1 of the 4 images of pool 'photos' to"):
+    with pytest.raises(
+        UserError, match=r"tasks\.probe: the task needs labels, and 1 of the 4 images of pool 'photos' to"
+    ):
         choose("probe", {"module": "linear"}, index, output)
     with pytest.raises(UserError, match=r"tasks\.boxes: the task needs boxes, and 8 of the 8 images .* to train on"):
         choose("boxes", {"module": "detection"}, index, output)
