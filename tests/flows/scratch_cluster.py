@@ -4,14 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 
 from dvc.repo import Repo
-from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,13 +31,6 @@ def bring(root):
 if __name__ == "__main__":
     print(json.dumps(bring(sys.argv[1])))
 """
-
-
-@contextmanager
-def prefect_server() -> Iterator[str]:
-    """A Prefect server with a database of its own, which flow runs of other processes can report to; yields its URL."""
-    with prefect_test_harness(server_startup_timeout=240):
-        yield str(PREFECT_API_URL.value())
 
 
 @dataclass

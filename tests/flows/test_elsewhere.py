@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -15,22 +15,21 @@ pytest.importorskip("prefect", reason="needs the extra 'flows'")
 pytest.importorskip("dvc_s3", reason="needs the extra 's3'")
 pytest.importorskip("moto.server", reason="needs the extra 'dev'")
 
-from scratch_cluster import end_flow, environment, prefect_server, repro, start_flow
+from scratch_cluster import end_flow, environment, repro, start_flow
 from scratch_store import Store, s3_server
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[str, str]]:
-    """Prefect's and S3's."""
-    with prefect_server() as prefect, s3_server() as endpoint:
-        yield prefect, endpoint
+def endpoint() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture
-def store(servers: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
-    return Store(servers[1], tmp_path, monkeypatch)
+def store(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
+    return Store(endpoint, tmp_path, monkeypatch)
 
 
 @contextmanager
@@ -48,14 +47,14 @@ def dask(name: str, folder: Path, *arguments: str) -> Iterator[None]:
         process.wait()
 
 
-def test_two_checkouts_make_everything_once(store: Store, servers: tuple[str, str]) -> None:
+def test_two_checkouts_make_everything_once(store: Store, prefect_server: str) -> None:
     first, second = store.checkout("first"), store.checkout("second")
     for root in (first, second):
         (root / "cluster.yaml").write_text("{engine: threads, share: remote}\n")
-    run = end_flow(start_flow(first, servers[0]))
+    run = end_flow(start_flow(first, prefect_server))
     assert set(run.states.values()) == {"ran"}, run.output
     assert store.executed() == ["draw", "count"]
-    run = end_flow(start_flow(second, servers[0]))
+    run = end_flow(start_flow(second, prefect_server))
     assert set(run.states.values()) == {"restored"}, run.output
     assert store.executed() == ["draw", "count"]
     repro(second)
@@ -64,7 +63,7 @@ def test_two_checkouts_make_everything_once(store: Store, servers: tuple[str, st
         assert (second / name).read_bytes() == (first / name).read_bytes()
 
 
-def test_a_worker_with_a_checkout_of_its_own(store: Store, servers: tuple[str, str]) -> None:
+def test_a_worker_with_a_checkout_of_its_own(store: Store, prefect_server: str) -> None:
     pytest.importorskip("prefect_dask", reason="needs the extra 'cluster'")
     first, worker = store.checkout("first"), store.checkout("worker")
     # The worker's checkout is older: it must do what the flow's says, uncommitted edits included.
@@ -77,7 +76,7 @@ def test_a_worker_with_a_checkout_of_its_own(store: Store, servers: tuple[str, s
         running.enter_context(dask("scheduler", first, "--host", address, "--no-dashboard"))
         resources = ("--resources", "cores=1 memory_gib=2")
         running.enter_context(dask("worker", worker, address, "--no-nanny", "--no-dashboard", *resources))
-        run = end_flow(start_flow(first, servers[0]))
+        run = end_flow(start_flow(first, prefect_server))
     assert set(run.states.values()) == {"ran"}, run.output
     assert store.executed() == ["draw", "count"]
     assert all(Path(place).is_relative_to(worker) for place in store.places()), store.places()
@@ -89,7 +88,7 @@ def test_a_worker_with_a_checkout_of_its_own(store: Store, servers: tuple[str, s
     assert store.executed() == ["draw", "count"]
 
 
-def test_a_cancelled_flow_stops_its_stages_on_workers(store: Store, servers: tuple[str, str]) -> None:
+def test_a_cancelled_flow_stops_its_stages_on_workers(store: Store, prefect_server: str) -> None:
     pytest.importorskip("prefect_dask", reason="needs the extra 'cluster'")
     root = store.checkout("first")
     mark = root.parent / "pid"
@@ -106,7 +105,7 @@ def test_a_cancelled_flow_stops_its_stages_on_workers(store: Store, servers: tup
         running.enter_context(
             dask("worker", root, address, "--no-nanny", "--no-dashboard", "--resources", "cores=1 memory_gib=2")
         )
-        process = start_flow(root, servers[0])
+        process = start_flow(root, prefect_server)
         try:
             wait_until(lambda: mark.exists() and mark.read_text().strip() != "", 300)
             process.terminate()
@@ -127,8 +126,8 @@ def alive(pid: int) -> bool:
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def wait_until(true: "object", seconds: float) -> None:
+def wait_until(true: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
+    while not true():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.2)

@@ -3,7 +3,7 @@
 import fcntl
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.flow_engine import run_flow
 from prefect.states import Scheduled
-from scratch_cluster import prefect_server, repro
+from scratch_cluster import repro
 from scratch_study import add_photo, build, write_night
 
 from flows.nightly import FOLDER, NightlyParameters, nightly
@@ -25,15 +25,9 @@ from mimcore.data.listing import scan
 from mimcore.data.pool import load_pool
 from mimcore.study import Study
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(1800)]
 ALL = ["index", "collect", "fit"]
 SIZES = (64, 128, 256, 512)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _server() -> Iterator[None]:
-    with prefect_server():
-        yield
 
 
 class Nights:
@@ -70,7 +64,7 @@ class Nights:
 
 
 @pytest.fixture
-def nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Nights]:
+def nights(prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Nights]:
     def make(**options: str) -> Nights:
         log = tmp_path / "executed"
         root = build(tmp_path / "study", log, **options)

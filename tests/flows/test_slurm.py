@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("prefect_dask", reason="needs the extra 'cluster'")
 pytest.importorskip("dask_jobqueue", reason="needs the extra 'cluster'")
 
-from scratch_cluster import ROOT, Run, checkout, end_flow, prefect_server, repro, start_flow
+from scratch_cluster import ROOT, Run, checkout, end_flow, repro, start_flow
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(1800)]
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 PIPELINE = """
@@ -65,12 +65,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         subprocess.run([SCRIPT, "stop", folder], check=True)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with prefect_server() as url:
-        yield url
-
-
 class Study:
     """A checkout whose flows run in Slurm; ``executed`` says what ran where."""
 
@@ -94,8 +88,10 @@ class Study:
         return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
 
 
-def test_stages_run_in_jobs_once_and_the_checkout_is_up_to_date(slurm: Path, server: str, tmp_path: Path) -> None:
-    study = Study(tmp_path, slurm, server)
+def test_stages_run_in_jobs_once_and_the_checkout_is_up_to_date(
+    slurm: Path, prefect_server: str, tmp_path: Path
+) -> None:
+    study = Study(tmp_path, slurm, prefect_server)
     run = study.run()
     assert set(run.states.values()) == {"ran"}, run.output
     executed = study.executed()
@@ -120,11 +116,11 @@ def test_stages_run_in_jobs_once_and_the_checkout_is_up_to_date(slurm: Path, ser
     assert all("JobState=RUNNING" not in line and "JobState=PENDING" not in line for line in listed)
 
 
-def test_a_stage_whose_job_ends_goes_on_in_another(slurm: Path, server: str, tmp_path: Path) -> None:
+def test_a_stage_whose_job_ends_goes_on_in_another(slurm: Path, prefect_server: str, tmp_path: Path) -> None:
     # The first try of one stage waits for its end; the second finds the mark that it left.
     mark = tmp_path / "mark"
     work = f'if [ "${{item.run}}" = one ] && [ ! -e {mark} ]; then touch {mark}; sleep 300; fi;'
-    study = Study(tmp_path, slurm, server, work)
+    study = Study(tmp_path, slurm, prefect_server, work)
     process = study.start()
     try:
         deadline = time.monotonic() + 300
