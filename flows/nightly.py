@@ -135,7 +135,8 @@ class _Night:
         return scan(load_pool(name, options, self.main), listing, self.parameters.adopt).sentence()
 
     def _bring(self, study: StudyParameters) -> None:
-        changes = study.changes(self.main)
+        # Without overrides the pipeline's first stage checks the study.
+        changes = study.changes(self.main) if study.overrides.model_dump(exclude_none=True) else {}
         with open_workspace(self.main, study.study, changes, study.name) as workspace:
             try:
                 outcomes = run_in(workspace, deadline=self.deadline)

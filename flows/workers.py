@@ -105,19 +105,21 @@ class StageRunner(DaskTaskRunner):
         """Let a worker without our disk do it, and restore the result from DVC's remote."""
         root, stage = Path(parameters["root"]), parameters["stage"].name
         try:
-            state = None
-            if remote.fetch_result(root, stage) == "unknown":
-                sent = self._send(task, parameters, elsewhere.pack(root), resources)
-                sent.wait()
-                state = sent.state
-                if not state.is_completed():
-                    return state
-            if state is not None and remote.fetch_result(root, stage) == "unknown":
-                message = f"a worker made {stage}, but from other inputs than there are here; see that nothing else writes to {root}."
-                return Failed(message=message)
-            back = self._here.submit(elsewhere.restore.with_options(task_run_name=task.task_run_name), parameters)
-            back.wait()
-            return state if state is not None and back.state.is_completed() else back.state
+            found = remote.fetch_result(root, stage)
+            if found == "unfiled":  # what a worker made of it, nobody would find
+                return _ended_as(self._here.submit(task, parameters))
+            made = None
+            if found == "unknown":
+                made = _ended_as(self._send(task, parameters, elsewhere.pack(root), resources))
+                if not made.is_completed():
+                    return made
+                if remote.fetch_result(root, stage) != "fetched":
+                    return Failed(
+                        message=f"a worker made {stage}, but from other inputs than there are here; see that nothing else "
+                        f"writes to {root}, and run the flow again."
+                    )
+            restored = _ended_as(self._here.submit(elsewhere.like(task, elsewhere.restore), parameters))
+            return made if made is not None and restored.is_completed() else restored
         except UserError as error:
             return Failed(message=str(error))
 
@@ -159,6 +161,11 @@ class ByNeed(Adaptive):
         wanted = [task.resource_restrictions for task in tasks if task.resource_restrictions and not _ended(task)]
         used = [sum(one.get(name, 0) for one in wanted) / have for name, have in self.job.items() if have]
         return int(min(math.ceil(max(used)), self.maximum))
+
+
+def _ended_as(future: PrefectFuture[Any]) -> "State[Any]":
+    future.wait()
+    return future.state
 
 
 def _ended(task: Any) -> bool:
