@@ -63,7 +63,7 @@ def start_flow(root: Path, server: str, **variables: str) -> "subprocess.Popen[s
 
 def end_flow(process: "subprocess.Popen[str]") -> Run:
     """Wait for a flow run's end."""
-    output, errors = process.communicate(timeout=500)
+    output, errors = process.communicate(timeout=1500)
     assert process.returncode == 0, output + errors
     found = json.loads(output.splitlines()[-1])
     return Run({n: s for n, s, _ in found}, {n: r for n, _, r in found if r}, output + errors)
