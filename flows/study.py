@@ -16,6 +16,7 @@ from prefect.states import Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import pages
+from flows.cluster import stages_elsewhere
 from flows.parameters import StudyParameters
 from flows.runner import Outcome, bring_up_to_date
 from flows.workspace import Workspace, open_workspace
@@ -59,7 +60,8 @@ def run_in(workspace: Workspace, targets: Sequence[str] = (), *, deadline: float
         FailedStagesError: some failed; the others are done, and the report is out.
     """
     before = pages.read_headline(workspace.root)
-    outcomes = bring_up_to_date(workspace, targets, deadline=deadline)
+    with stages_elsewhere(workspace):
+        outcomes = bring_up_to_date(workspace, targets, deadline=deadline)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     kept = None if failed else _keep_report(workspace)
     pages.publish_report(workspace.root, outcomes, before, None if failed else workspace.experiment, kept)
