@@ -5,10 +5,10 @@ SOURCES := mimcore flows tests benchmarks
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test check format ui bench lock
+.PHONY: help setup demo test test-services check format ui bench lock
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(BIN)/.installed  ## build the environment from the lock
 
@@ -26,6 +26,9 @@ demo: setup  ## run the study in force, from images to the report
 
 test: setup  ## run all tests
 	python -m pytest
+
+test-services: setup  ## run the tests that start servers, a browser or a cluster
+	python -m pytest -m services
 
 check: setup  ## lint, format, types
 	ruff check $(SOURCES)

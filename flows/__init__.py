@@ -1,6 +1,7 @@
 """Prefect above DVC: brings a study up to date in parallel, from a web page or on a schedule. No arithmetic.
 
-Imports point down this list only: study, pages, runner, stage, resources, workspace, graph.
+Imports point down this list only: serve; deployments; nightly; study; cluster, workers, elsewhere (stages beyond this
+machine); runner; difference, remote, pages; workspace; stage; resources; graph, parameters.
 """
 
 import os

@@ -21,7 +21,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import pages, remote
 from flows.stage import StoppedError, run_stage
-from flows.workspace import _share_cache
+from flows.workspace import share_cache
 from mimcore import layout
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def unpacked(parcel: bytes, home: Path) -> Iterator[tuple[Path, Path]]:
     try:
         with tarfile.open(fileobj=io.BytesIO(parcel)) as archive:
             archive.extractall(there, filter="data")
-        _share_cache(home, there)
+        share_cache(home, there)
         (there / ".mimcore").symlink_to(home / layout.SCRATCH)
         with Repo(str(there)) as repo:
             cache, state = Path(repo.cache.legacy.path), Path(repo.site_cache_dir)

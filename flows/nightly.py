@@ -40,7 +40,7 @@ class NightlyParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     studies: list[StudyParameters] = Field(
-        default_factory=lambda: [StudyParameters()],
+        default_factory=lambda: [StudyParameters.model_validate({})],
         title="Studies",
         description="Each with its overrides, in this order; one without any is the checkout's own.",
     )
@@ -59,13 +59,12 @@ class OutOfTimeError(UserError):
 
 
 @flow(name="nightly", task_runner=RUNNER)
-def nightly(parameters: NightlyParameters | None = None) -> "dict[str, Any] | State[Any]":
+def nightly(parameters: NightlyParameters) -> "dict[str, Any] | State[Any]":
     """Bring studies up to date at night and say what is new.
 
     Returns:
         ``outcomes``: how many stages ended in each state; ``left``: sentences on what the budget left over.
     """
-    parameters = parameters or NightlyParameters()
     main, begun = Path.cwd(), datetime.now(UTC)
     (main / FOLDER).mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:

@@ -147,12 +147,12 @@ def _make(main: Path, root: Path, base: _Base) -> None:
     for name in base.untracked:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(main / name, root / name, follow_symlinks=False)
-    _share_cache(main, root)
+    share_cache(main, root)
     (main / layout.SCRATCH).mkdir(exist_ok=True)
     (root / ".mimcore").symlink_to(main / layout.SCRATCH)
 
 
-def _share_cache(main: Path, root: Path) -> None:
+def share_cache(main: Path, root: Path) -> None:
     """Give the worktree the checkout's DVC configuration, relative paths resolved, and its cache."""
     dvc_dir = str(root / ".dvc")
     with Repo(str(main)) as repo:
