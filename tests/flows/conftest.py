@@ -10,9 +10,11 @@ from scratch_checkout import DIAMOND, PARAMS, STARTED, STUDY_PIPELINE, WORK, Scr
 
 import flows  # noqa: F401 - its settings come before Prefect
 
-
 #: Files whose tests start Prefect's server, a browser, Slurm, Dask or an S3 server.
-SERVICES = {f"test_{name}.py" for name in ("browser", "elsewhere", "nightly", "remote", "runner", "serve", "slurm", "study_flow")}
+SERVICES = {
+    f"test_{name}.py"
+    for name in ("browser", "elsewhere", "nightly", "remote", "runner", "serve", "slurm", "study_flow")
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
