@@ -175,10 +175,9 @@ def _runs(info: Mapping[str, Any]) -> bool:
     """Whether the process that put itself on the list still runs, and is not another one of the same number."""
     try:
         process = psutil.Process(int(info["pid"]))
-        # sys.argv of Python: the script, then the arguments as they were given.
-        words = info["cmd"].split()
-        arguments = words[1:] or [Path(words[0]).name]
-        return process.status() != psutil.STATUS_ZOMBIE and " ".join(process.cmdline()).endswith(" ".join(arguments))
+        # sys.argv of Python: the script, which -m names differently, then the arguments as they were given.
+        _, _, arguments = info["cmd"].partition(" ")
+        return process.status() != psutil.STATUS_ZOMBIE and " ".join(process.cmdline()).endswith(arguments)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
