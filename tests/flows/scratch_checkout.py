@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from dvc.repo import Repo
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +142,14 @@ def write_stages(root: Path, stages: dict[str, list[str]], meta: str = "") -> No
         lines += [f"  {name}:", f"    cmd: python work.py {' '.join([name, *needed])}", f"    deps: [{deps}]"]
         lines += [f"    outs: [out/{name}]"] + ([f"    meta: {meta}"] if meta else [])
     (root / "dvc.yaml").write_text("\n".join(lines) + "\n")
+
+
+def ended(pid: int) -> bool:
+    """Whether a process does nothing any more; one that nobody waits for still has its number."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def until(what: Callable[[], bool], seconds: float = 240) -> None:

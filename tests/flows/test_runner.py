@@ -5,12 +5,11 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
 from prefect import flow
-from scratch_checkout import Scratch, until, write_stages
+from scratch_checkout import Scratch, ended, until, write_stages
 
 from flows.runner import Outcome, bring_up_to_date
 from flows.study import RUNNER
@@ -139,8 +138,7 @@ def test_a_flow_that_is_killed_or_cancelled_takes_its_stage_along(
     dvc = [p for p in above if "child.py" in " ".join(p.cmdline())]
     assert dvc
     process.send_signal(how)
-    until(lambda: not any(p.is_running() and p.status() != "zombie" for p in dvc), 30)
-    until(lambda: not Path(f"/proc/{command}").exists() or psutil.Process(command).status() == "zombie", 30)
+    until(lambda: all(ended(pid) for pid in [command, *(p.pid for p in dvc)]), 30)
     process.communicate(timeout=60)
     checkout.take(0)
     assert states(bring(checkout)) == {"a": "cached", "b": "ran"}
@@ -158,7 +156,7 @@ def test_a_dvc_that_is_killed_fails_its_stage_and_leaves_nothing(
     [dvc, *_] = [p for p in psutil.Process(command).parents() if "child.py" in " ".join(p.cmdline())]
     os.kill(dvc.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    assert not Path(f"/proc/{command}").exists()
+    until(lambda: ended(command), 30)
     checkout.take(0)
     assert states(bring(checkout)) == {"a": "ran"}
 
