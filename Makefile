@@ -5,10 +5,10 @@ SOURCES := mimcore flows tests benchmarks
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test test-services check format ui bench lock
+.PHONY: help setup demo test test-slow check format ui bench lock
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(BIN)/.installed  ## build the environment from the lock
 
@@ -27,8 +27,8 @@ demo: setup  ## run the study in force, from images to the report
 test: setup  ## run all tests
 	python -m pytest
 
-test-services: setup  ## run the tests that start servers, a browser or a cluster
-	python -m pytest -m services
+test-slow: setup  ## run the tests that take many minutes
+	python -m pytest -m slow
 
 check: setup  ## lint, format, types
 	ruff check $(SOURCES)

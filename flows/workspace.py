@@ -95,7 +95,8 @@ def open_workspace(
         _bring_artifacts(root)
         yield Workspace(root, main, experiment)
         graph = Graph(root)
-        if graph.stale_ones(graph.stages):  # the time was over; DVC would save old results as if they were these
+        if stale := graph.stale_ones(graph.stages):  # DVC would save old results as if they were these
+            _log.info("%s is not saved yet: %d stages are still to be made, %s first.", root, len(stale), min(stale))
             return
         save_experiment(root, experiment, base.untracked)
         _remove(main, root)

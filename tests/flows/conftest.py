@@ -10,18 +10,9 @@ from scratch_checkout import DIAMOND, PARAMS, STARTED, STUDY_PIPELINE, WORK, Scr
 
 import flows  # noqa: F401 - its settings come before Prefect
 
-#: Files whose tests start Prefect's server, a browser, Slurm, Dask or an S3 server.
-SERVICES = {
-    f"test_{name}.py"
-    for name in ("browser", "elsewhere", "nightly", "remote", "runner", "serve", "slurm", "study_flow")
-}
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
-        if item.path.parent == here and item.path.name in SERVICES:
-            item.add_marker("services")
         if here in item.path.parents:  # of libraries below DVC and Prefect, which no user sees
             item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"))
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -109,7 +110,7 @@ def test_growth_is_told_and_adopted_only_when_asked(nights: Callable[..., Nights
     assert "pool 'photos': 1 changed (.); 'mimcore scan photos --adopt' pins it anew." in study.page()
     assert study.night(adopt=True).is_completed()
     assert (study.root / "listings/photos.json").read_text() != pinned
-    assert study.executed() == ALL
+    assert study.executed() == ["index", "collect"], "the results are the same, and the fit is of them"
 
 
 def test_missed_nights_are_caught_up_by_one_run(nights: Callable[..., Nights]) -> None:
@@ -147,8 +148,8 @@ def test_one_night_at_a_time(nights: Callable[..., Nights]) -> None:
 
 
 def test_the_budget_ends_it_between_stages(nights: Callable[..., Nights]) -> None:
-    study = nights(work="sleep 20;")
-    state = study.night(budget_hours=15 / 3600)
+    study = nights(work="sleep 8;")
+    state = study.night(budget_hours=6 / 3600)
     assert state.is_completed()
     assert study.executed() == ["index"], "a stage that had begun is not cut short, and none is begun after it"
     assert state.result()["left"] == ["The budget is spent; left for the next night: 2 stages, collect first."]
@@ -164,11 +165,15 @@ def test_overrides_end_as_experiments_and_leave_no_worktree(nights: Callable[...
     studies = [{}, {"overrides": {"more": {"fit.bootstrap": 200}}, "name": "more-replicates"}]
     assert study.night(studies=studies).is_completed()
     assert study.executed() == [*ALL, "collect", "fit"], "the index is the same in both"
+    assert not [path for path in (study.root / ".mimcore/worktrees").glob("*") if path.is_dir()]
     listed = subprocess.run(
-        ["dvc", "exp", "list", "--name-only"], cwd=study.root, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "dvc", "exp", "list", "--name-only"],
+        cwd=study.root,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert listed.stdout.split() == ["more-replicates"]
-    assert not [path for path in (study.root / ".mimcore/worktrees").glob("*") if path.is_dir()]
     assert study.night(studies=studies).is_completed()
     assert study.executed() == []
 
