@@ -4,7 +4,6 @@ Run by its path, from the root of the workspace: ``child.py PARENT MARK STAGE``.
 is executed, which DVC's exit status does not tell from a restored result.
 """
 
-import ctypes
 import logging
 import os
 import signal
@@ -12,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PR_SET_PDEATHSIG = 1
+from mimcore.lifetime import end_with_parent
 
 
 def main(parent: int, mark: Path, stage: str) -> int:
@@ -40,10 +39,7 @@ def end_with(parent: int) -> None:
         os.killpg(0, signal.SIGKILL)
 
     signal.signal(signal.SIGTERM, end)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os.killpg(0, signal.SIGKILL)
+    end_with_parent(signal.SIGTERM, parent)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows import difference, pages, remote
 from flows.parameters import StudyParameters, study_file
 from flows.resources import try_lock
+from flows.stage import end_with_worker
 from flows.study import RUNNER, run_in
 from flows.workspace import Workspace, open_workspace, prune
 from mimcore import artifacts, layout
@@ -65,6 +66,7 @@ def nightly(parameters: NightlyParameters) -> "dict[str, Any] | State[Any]":
     Returns:
         ``outcomes``: how many stages ended in each state; ``left``: sentences on what the budget left over.
     """
+    end_with_worker()
     main, begun = Path.cwd(), datetime.now(UTC)
     (main / FOLDER).mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:

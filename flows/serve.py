@@ -5,7 +5,6 @@ Three things run until Ctrl-C, all of them on loopback only: Prefect's server, t
 a user's own Prefect profile is neither read nor changed.
 """
 
-import ctypes
 import fcntl
 import http.client
 import os
@@ -28,6 +27,7 @@ import typer
 
 from mimcore import layout
 from mimcore.errors import UserError
+from mimcore.lifetime import end_with_parent
 
 HOME = layout.SCRATCH / "prefect"
 HOST = "127.0.0.1"
@@ -83,6 +83,8 @@ class Part:
 def part(name: str, command: list[str], env: dict[str, str]) -> Iterator[Part]:
     """Run a Python process for the length of the block, out of Ctrl-C's reach, since the parts must end in order."""
     log = HOME / f"{name}.log"
+    # Even a killed page leaves nothing behind.
+    end = partial(end_with_parent, signal.SIGTERM, os.getpid())
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, *command],
@@ -91,7 +93,7 @@ def part(name: str, command: list[str], env: dict[str, str]) -> Iterator[Part]:
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=end,
         )
     try:
         yield Part(name, process, log)
@@ -102,13 +104,6 @@ def part(name: str, command: list[str], env: dict[str, str]) -> Iterator[Part]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _end_with_parent() -> None:
-    """Let even a killed ``flows.serve`` leave nothing behind (Linux only)."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def wait_for(ready: Callable[[], bool], *parts: Part) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from flows.resources import wait_for
+from mimcore.lifetime import end_with_parent
 
 #: Seconds between two looks at how far a stage is.
 LOOK = 2.0
@@ -176,6 +177,12 @@ def stop_all() -> None:
     _stopping.set()
     for group in list(_running):
         _kill(group)
+
+
+def end_with_worker() -> None:
+    """Let this flow run's process end with the one of Prefect that started it, if one did: nobody else would end it."""
+    if "PREFECT__FLOW_RUN_ID" in os.environ:
+        end_with_parent(signal.SIGKILL)
 
 
 def start_anew() -> None:

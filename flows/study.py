@@ -19,6 +19,7 @@ from flows import pages
 from flows.cluster import stages_elsewhere
 from flows.parameters import StudyParameters
 from flows.runner import Outcome, bring_up_to_date
+from flows.stage import end_with_worker
 from flows.workspace import Workspace, open_workspace
 from mimcore import layout
 from mimcore.errors import UserError
@@ -34,6 +35,7 @@ def study(parameters: StudyParameters) -> "dict[str, Any] | State[Any]":
     Returns:
         ``experiment``: its name or None; ``outcomes``: how many stages ended in each state.
     """
+    end_with_worker()
     log = get_run_logger()
     main = Path.cwd()
     try:

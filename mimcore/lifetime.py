@@ -1,4 +1,4 @@
-"""The life of a stage's process: it ends with the ``dvc`` that started it."""
+"""The life of a process: a stage ends with the ``dvc`` that started it, and what serves the flows with its starter."""
 
 import ctypes
 import os
@@ -15,14 +15,25 @@ def die_with_parent() -> None:
     The kernel tells of the parent alone, and a shell may stand between ``dvc`` and this process: it is watched too.
     """
     if sys.platform == "linux":
-        parent = os.getppid()
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
+        end_with_parent(signal.SIGKILL)
         above = _up_to_dvc()
         if len(above) > 1:
             threading.Thread(target=_watch, args=(above,), name="die-with-dvc", daemon=True).start()
+
+
+def end_with_parent(number: signal.Signals, parent: int | None = None) -> None:
+    """Let the kernel send this process a signal when its parent ends in any way (Linux only).
+
+    Args:
+        number: the signal.
+        parent: the process that must be the parent still; the present one if None.
+    """
+    if sys.platform == "linux":
+        parent = parent or os.getppid()
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
+        if os.getppid() != parent:  # it had ended before the kernel knew
+            os.kill(os.getpid(), number)
 
 
 def _up_to_dvc() -> list[int]:

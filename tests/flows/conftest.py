@@ -10,6 +10,7 @@ from scratch_checkout import DIAMOND, PARAMS, STARTED, STUDY_PIPELINE, WORK, Scr
 
 import flows  # noqa: F401 - its settings come before Prefect
 
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:

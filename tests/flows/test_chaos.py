@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -27,7 +28,7 @@ KINDS = {
     "dvc": "child.py",
     "flow": "prefect.engine",
     "worker": "flows.deployments",
-    "server": "uvicorn",
+    "server": "server",
     "page": "flows.serve",
 }
 
@@ -52,11 +53,14 @@ def test_results_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
             if len(killed) == RUNS:
                 break
             run = start_run(page)
-            if kill(page, kind, run, moments.uniform(0, WITHIN)):
-                killed.append(kind)
+            around: dict[str, list[int]] = {}
+            died = kill(page, kind, run, moments.uniform(0, WITHIN), around)
             finished = records(root)
-            if kind in ("worker", "server", "page"):  # the others end with it, and leave nothing behind
+            if died:
+                killed.append(kind)
+            if died and kind in ("worker", "server", "page"):  # what is of the page ends with it
                 page.process.wait(180)
+                until(lambda: all(ended(pid) for pids in around.values() for pid in pids), 60)  # noqa: B023
                 page = pages.enter_context(served(root))
             state = wait_for_end(page, run)
             for name, record in finished.items():
@@ -115,17 +119,18 @@ def wait_for_end(page: Page, run: str) -> str:
     return state_of(page, run)
 
 
-def kill(page: Page, kind: str, run: str, seconds: float) -> bool:
-    """Kill one process of a kind once so much time has passed; False if the run is over before."""
+def kill(page: Page, kind: str, run: str, seconds: float, around: dict[str, list[int]]) -> bool:
+    """Kill one process of a kind once so much time has passed; False if the run is over before. ``around`` gets them all."""
     moment = time.monotonic() + seconds
     while True:
         if over(page, run):
             return False
-        found = processes(page)[kind]
+        around.update(processes(page))
+        found = around[kind]
         if found and time.monotonic() >= moment:
             os.kill(found[0], signal.SIGKILL)
             if kind != "page":
-                until(lambda: ended(found[0]), 30)
+                until(partial(ended, found[0]), 30)
             return True
         time.sleep(0.1)
 
@@ -146,5 +151,3 @@ def reset(root: Path) -> None:
     for name in ("artifacts", ".dvc/cache", ".mimcore/runs"):
         shutil.rmtree(root / name, ignore_errors=True)
     (root / "dvc.lock").unlink()
-
-

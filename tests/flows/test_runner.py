@@ -1,15 +1,18 @@
 """What is executed is counted by what the commands write, never by what a log says."""
 
+import json
 import os
 import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from uuid import UUID
 
 import psutil
 import pytest
 from prefect import flow
-from scratch_checkout import Scratch, ended, until, write_stages
+from prefect.artifacts import Artifact, create_progress_artifact
+from scratch_checkout import WORK, Scratch, ended, until, write_stages
 
 from flows.runner import Outcome, bring_up_to_date
 from flows.study import RUNNER
@@ -105,6 +108,31 @@ def test_stages_are_told_their_share(scratch: Callable[..., Scratch], monkeypatc
     checkout = scratch({"a": [], "b": []}, meta="{mimcore: {gpus: 1, cores: 2}}")
     bring(checkout)
     assert [line.split()[2:] for line in checkout.lines()] == [["GPU-a", "2"], ["GPU-a", "2"]]
+
+
+def test_a_long_stage_shows_how_far_it_is(scratch: Callable[..., Scratch], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.pages.LONG", 0.0)
+    monkeypatch.setattr("flows.stage.LOOK", 0.1)
+    first: list[tuple[float, str, str]] = []
+
+    def create(share: float, key: str, words: str) -> UUID:
+        first.append((share, key, words))
+        made = create_progress_artifact(share, key, words)
+        assert isinstance(made, UUID)
+        return made
+
+    monkeypatch.setattr("flows.pages.create_progress_artifact", create)
+    checkout = scratch({"a": []})
+    far = {"title": "mae", "unit": "images", "done": 30, "total": 120, "rate": 10.0, "left_seconds": 9.0}
+    (checkout.root / "work.py").write_text(
+        f"{WORK}\nPath(os.environ['MIMCORE_PROGRESS']).write_text('{json.dumps(far)}')\ntime.sleep(2)\n"
+    )
+    bring(checkout)
+    assert first == [(25.0, "progress-a", "mae: 10 images/s, 9 s left")]
+    found = Artifact.get("progress-a")
+    assert found is not None
+    assert found.data == 100
+    assert str(found.description).startswith("a: done in")
 
 
 def test_two_flows_at_once_in_two_workspaces_make_a_common_stage_once(scratch: Callable[..., Scratch]) -> None:
