@@ -87,9 +87,9 @@ class Meter:
             self._bar.stop()
         if kind is None:
             seconds = time.monotonic() - self._start
-            print(
-                f"{self.title}: done, {self.rate:,.0f} {self.unit}/s, {_duration(seconds)}", file=sys.stderr, flush=True
-            )
+            # Work that was told of once, at its end, has no rate.
+            rate = f", {self.rate:,.0f} {self.unit}/s" if self.done > self._first else ""
+            print(f"{self.title}: done{rate}, {_duration(seconds)}", file=sys.stderr, flush=True)
 
 
 class Phases:
