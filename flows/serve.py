@@ -83,8 +83,8 @@ class Part:
 def part(name: str, command: list[str], env: dict[str, str]) -> Iterator[Part]:
     """Run a Python process for the length of the block, out of Ctrl-C's reach, since the parts must end in order."""
     log = HOME / f"{name}.log"
-    # Even a killed page leaves nothing behind.
-    end = partial(end_with_parent, signal.SIGTERM, os.getpid())
+    # Even a killed page leaves nothing behind. Told to end in order, the runner would ask a server that has ended, too.
+    end = partial(end_with_parent, signal.SIGKILL, os.getpid())
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, *command],

@@ -46,6 +46,7 @@ def test_results_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
     assert any(name.endswith("encoder.safetensors") for name in expected)
 
     moments = random.Random(0)
+    begun = time.monotonic()
     killed: list[str] = []
     with ExitStack() as pages:
         page = pages.enter_context(served(root))
@@ -58,6 +59,7 @@ def test_results_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
             finished = records(root)
             if died:
                 killed.append(kind)
+                print(f"{time.monotonic() - begun:6.0f} s: {kind} killed, {len(finished)} stages finished", flush=True)
             if died and kind in ("worker", "server", "page"):  # what is of the page ends with it
                 page.process.wait(180)
                 until(lambda: all(ended(pid) for pids in around.values() for pid in pids), 60)  # noqa: B023
