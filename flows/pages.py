@@ -16,6 +16,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from flows.graph import Stage
 from flows.stage import Progress
 from mimcore import layout
+from mimcore.study import Study
 
 if TYPE_CHECKING:
     from flows.runner import Outcome
@@ -119,17 +120,18 @@ def publish_report(
         experiment: the DVC experiment that holds the result, if any.
         kept: where the report lies after the run, if it was made.
     """
-    parts = ["# Study", _counted(outcomes)]
+    parts = [f"# {Study.read(root / 'params.yaml').grid.title}", _counted(outcomes)]
     if experiment:
         parts.append(
             f"Saved as the DVC experiment `{experiment}`: `dvc exp show` lists it, `dvc exp apply {experiment}` brings it."
         )
+    if kept is not None:
+        parts.append(f"Report: [{kept}]({_address(kept)})")
     if failed := [o for o in outcomes if o.state == "failed"]:
         parts += ["## Failed", *(f"**{o.stage}**\n\n```\n{o.reason}\n```" for o in failed)]
     parts += _answer(root)
     parts.append(_changes(before, read_headline(root)))
-    if kept is not None:
-        parts.append(f"Report: [{kept}]({_address(kept)})")
+    parts += _plots(root)
     if done := [o for o in outcomes if o.state in ("ran", "restored")]:
         rows = [(o.stage, o.state, duration(o.seconds)) for o in sorted(done, key=lambda o: -o.seconds)]
         parts += ["## Stages", _rows(("stage", "", "time"), rows[:ROWS])]
@@ -146,7 +148,7 @@ def _address(file: Path) -> str:
 
 
 def _answer(root: Path) -> list[str]:
-    """The headline table and the plots, where the study has results."""
+    """The headline table and the verdicts, where the study has results."""
     results, fit = root / layout.RESULTS / "results.parquet", root / layout.FIT / "fit.json"
     if not (results.exists() and fit.exists()):
         return []
@@ -157,8 +159,13 @@ def _answer(root: Path) -> list[str]:
     cells = zip(*(list(column.cells) for column in table.columns), strict=True)
     rows = [[_plain(cell) for cell in row] for row in cells]
     rows.append([_plain(column.footer) for column in table.columns])
-    plots = [picture(file) for file in sorted((root / layout.REPORT).glob("*.png"))]
-    return ["## " + _plain(table.title), _rows(header, rows), _plain(table.caption).replace("\n", "  \n"), *plots]
+    return ["## " + _plain(table.title), _rows(header, rows), _plain(table.caption).replace("\n", "  \n")]
+
+
+def _plots(root: Path) -> list[str]:
+    """The report's plots, the scaling curves first."""
+    plots = sorted((root / layout.REPORT).glob("*.png"), key=lambda file: (file.stem != "scaling", file.stem))
+    return ["## Plots", *(picture(file) for file in plots)] if plots else []
 
 
 def _changes(before: Mapping[str, float | int | str], after: Mapping[str, float | int | str]) -> str:
