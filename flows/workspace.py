@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,7 @@ def open_workspace(
         if stale := graph.stale_ones(graph.stages):  # DVC would save old results as if they were these
             _log.info("%s is not saved yet: %d stages are still to be made, %s first.", root, len(stale), min(stale))
             return
-        save_experiment(root, experiment, base.untracked)
+        save_experiment(root, experiment)
         _remove(main, root)
 
 
@@ -128,7 +128,7 @@ class _Base:
     def of(cls, main: Path) -> "_Base":
         head = _git(main, "rev-parse", "HEAD")
         edits = _git(main, "stash", "create")
-        names = tuple(n for n in _git(main, "ls-files", "--others", "--exclude-standard", "-z").split("\0") if n)
+        names = _untracked(main)
         taken = sum((main / n).lstat().st_size for n in names)
         if taken > MOST_UNTRACKED:
             raise UserError(
@@ -177,13 +177,14 @@ def _bring_artifacts(root: Path) -> None:
             repo.checkout(force=True, allow_missing=True)
 
 
-def save_experiment(root: Path, name: str, untracked: Sequence[str]) -> None:
+def save_experiment(root: Path, name: str) -> None:
     """Save the state of a worktree as a DVC experiment of its checkout; one of the same name is replaced.
 
     Raises:
         UserError: DVC could not.
     """
-    also = [option for file in untracked for option in ("--include-untracked", file)]
+    # The user's own, and metrics that git keeps: DVC would leave out one that was never committed.
+    also = [option for file in _untracked(root) for option in ("--include-untracked", file)]
     command = [
         sys.executable,
         "-m",
@@ -264,6 +265,12 @@ def _want_listings(root: Path) -> None:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(_last_line(done.stderr).removeprefix("mimcore: "))
+
+
+def _untracked(root: Path) -> tuple[str, ...]:
+    """Files that git neither tracks nor ignores; in a worktree, the scratch folder is a link that it would follow."""
+    names = _git(root, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
+    return tuple(name for name in names if name and name != str(layout.SCRATCH))
 
 
 def _readable(study: str, overrides: Mapping[str, Any]) -> str:

@@ -57,10 +57,13 @@ def test_a_worktree_has_the_edits_and_the_cache_and_ends_as_an_experiment(small_
             assert Path(repo.config["remote"]["store"]["url"]).resolve() == root.parent / "store"
         assert (inside / ".mimcore").resolve() == (root / ".mimcore").resolve()
         Scratch(inside).repro()
+        (inside / "metric.json").write_text("{}\n")  # as a stage makes it that keeps it from DVC's cache
         name = found.experiment
     assert name is not None
     assert name.startswith("current-images-seen-256-")
     assert small_study.experiments() == {name}
+    [saved] = [ref for ref in small_study.git("for-each-ref", "--format=%(refname)").split() if ref.endswith(name)]
+    assert {"metric.json", "note.txt"} <= set(small_study.git("ls-tree", "-r", "--name-only", saved).split())
     assert not inside.exists()
     assert picture_of(root) == before
     assert small_study.git("status", "--porcelain") == status
