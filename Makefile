@@ -42,6 +42,7 @@ format: setup  ## rewrite the code in the house format
 bench: setup  ## time this code beside its peers
 	python benchmarks/crops.py
 	python benchmarks/threads.py
+	python benchmarks/flows.py
 
 ui: setup  ## run studies from a web page on this machine (PORT=4200, NIGHTLY=on)
 	@python -m flows.serve --port $(or $(PORT),4200) $(if $(filter on,$(NIGHTLY)),--nightly)
