@@ -34,7 +34,7 @@ PARAMS: dict[str, Any] = {
 PIPELINE = """
 stages:
   index:
-    cmd: echo index >> {log}; {work} cp listings/photos.json index.json
+    cmd: echo index >> {log}; {work}cp listings/photos.json index.json
     deps: [listings/photos.json]
     outs: [index.json]
   collect:

@@ -148,7 +148,7 @@ def test_one_night_at_a_time(nights: Callable[..., Nights]) -> None:
 
 
 def test_the_budget_ends_it_between_stages(nights: Callable[..., Nights]) -> None:
-    study = nights(work="sleep 8;")
+    study = nights(work="sleep 8; ")
     state = study.night(budget_hours=6 / 3600)
     assert state.is_completed()
     assert study.executed() == ["index"], "a stage that had begun is not cut short, and none is begun after it"
