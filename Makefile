@@ -24,10 +24,10 @@ demo: setup  ## run the study in force, from images to the report
 	@dvc repro --quiet
 	@python -m mimcore results
 
-test: setup  ## run all tests
+test: setup  ## run the tests, all but the slow ones
 	python -m pytest
 
-test-slow: setup  ## run the tests that take many minutes
+test-slow: setup  ## run the slow tests: half an hour
 	python -m pytest -m slow
 
 check: setup  ## lint, format, types

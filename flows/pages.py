@@ -123,7 +123,7 @@ def publish_report(
     parts = [f"# {Study.read(root / 'params.yaml').grid.title}", _counted(outcomes)]
     if experiment:
         parts.append(
-            f"Saved as the DVC experiment `{experiment}`: `dvc exp show` lists it, `dvc exp apply {experiment}` brings it."
+            f"It ends as the DVC experiment `{experiment}`: `dvc exp show` lists it, `dvc exp apply {experiment}` brings it."
         )
     if kept is not None:
         parts.append(f"Report: [{kept}]({_address(kept)})")

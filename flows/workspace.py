@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import re
 import shutil
 import subprocess
@@ -33,8 +32,6 @@ GENERATED = {"digits"}
 #: Free space that a flow run leaves to others, bytes.
 MARGIN = 2**30
 
-_log = logging.getLogger("flows.workspace")
-
 
 @dataclass(frozen=True)
 class Workspace:
@@ -55,7 +52,7 @@ def open_workspace(
 
     Without overrides, name and another study it is the user's checkout. Else it is a git worktree that has the
     uncommitted edits, untracked files and local DVC configuration of the checkout. If the block ends well, it is saved as a DVC
-    experiment and removed; if not, or if stages are still stale, it is kept, so that the next run of the same goes on in it.
+    experiment and removed; if not, it is kept, so that the next run of the same goes on in it.
 
     Args:
         main: the user's checkout.
@@ -64,7 +61,7 @@ def open_workspace(
         name: of the experiment; made from the study and the overrides if None.
 
     Raises:
-        UserError: the study is wrong, or the checkout is no git and DVC repository.
+        UserError: the study is wrong, the checkout is no git and DVC repository, or stages are stale after the block.
     """
     main = main.resolve()
     study = study or CURRENT
@@ -96,8 +93,10 @@ def open_workspace(
         yield Workspace(root, main, experiment)
         graph = Graph(root)
         if stale := graph.stale_ones(graph.stages):  # DVC would save old results as if they were these
-            _log.info("%s is not saved yet: %d stages are still to be made, %s first.", root, len(stale), min(stale))
-            return
+            first = next(name for name in graph.stages if name in stale)
+            raise UserError(
+                f"{experiment} is not saved: {len(stale)} stages of {root} are stale, {first} first; 'dvc status' there says why."
+            )
         save_experiment(root, experiment)
         _remove(main, root)
 

@@ -40,6 +40,12 @@ def test_a_count_that_starts_anew_is_a_phase_of_its_own(capsys: pytest.CaptureFi
     assert capsys.readouterr().err.count("evaluate r, features: done") == 2
 
 
+def test_work_that_is_told_of_once_claims_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.Phases("evaluate r") as phases:
+        phases("features", 40, 40)
+    assert capsys.readouterr().err == "evaluate r, features: done, 0 s\n"
+
+
 def test_nothing_says_done_after_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError), progress.Phases("evaluate r") as phases:
         phases("training", 1, 2)

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -88,12 +89,11 @@ def test_a_list_of_files_in_use_that_was_cut_short_is_cleared(scratch: Callable[
     checkout.repro("a")
 
 
-def test_a_process_that_runs_keeps_its_files(scratch: Callable[..., Scratch]) -> None:
-    import sys
-
+@pytest.mark.parametrize("cmd", [" ".join(sys.argv), "/some/__main__.py"], ids=["as started", "no arguments"])
+def test_a_process_that_runs_keeps_its_files(cmd: str, scratch: Callable[..., Scratch]) -> None:
     checkout = scratch()
     checkout.status()
-    mine = {"pid": os.getpid(), "cmd": " ".join(sys.argv)}
+    mine = {"pid": os.getpid(), "cmd": cmd}
     before = {"write": {str(checkout.root / "out/b"): mine}, "read": {}}
     (checkout.root / ".dvc/tmp/rwlock").write_text(json.dumps(before))
     mend(checkout.root, LOG)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ def start(root: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         command, cwd=root, env=environment(root.parent), capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def stages_of(page: Page) -> list[psutil.Process]:
+    """Processes of stages below a page."""
+    found = []
+    for process in psutil.Process(page.process.pid).children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            found += [process] if any(word.endswith("child.py") for word in process.cmdline()) else []
+    return found
 
 
 def test_the_users_own_prefect_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +173,7 @@ def test_a_run_that_nothing_drives_any_more_is_closed(page: Page) -> None:
 def test_it_says_one_line_and_ends_with_all_it_started(page: Page) -> None:
     children = psutil.Process(page.process.pid).children(recursive=True)
     assert len(children) >= 2
-    assert page.end() == 0
+    assert page.end(signal.SIGINT) == 0  # Ctrl-C
     assert page.said.read_text() == f"{page.address} (Ctrl-C ends it; logs are in .mimcore/prefect)\n"
     assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
     assert "Traceback" not in page.logs()
@@ -171,12 +181,16 @@ def test_it_says_one_line_and_ends_with_all_it_started(page: Page) -> None:
 
 
 def test_a_killed_page_leaves_no_process(page: Page) -> None:
-    """Starts a new page in the checkout of the ended one."""
+    """Starts a new page in the checkout of the ended one, and a run."""
     with served(page.root) as second:
+        path = f"/deployments/{second.deployment('study/study')['id']}/create_flow_run"
+        assert second.ask(path, {"parameters": {"parameters": {}}})[0] == 201
+        wait_for(lambda: stages_of(second), 120, "the process of a stage")
         children = psutil.Process(second.process.pid).children(recursive=True)
         second.process.send_signal(signal.SIGKILL)
         second.process.wait()
-        gone, alive = psutil.wait_procs(children, timeout=60)
+        # Told to end in order, they would wait for each other for minutes.
+        gone, alive = psutil.wait_procs(children, timeout=20)
         assert alive == []
-        assert len(gone) >= 2
+        assert len(gone) >= 4  # the server, what starts runs, the run and its stage
     assert not any(Path(f"/proc/{child.pid}").exists() and os.getpgid(child.pid) for child in gone)
