@@ -16,6 +16,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from flows.graph import Stage
 from flows.stage import Progress
 from mimcore import layout
+from mimcore.progress import duration
 from mimcore.study import Study
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def shown(label: str) -> Iterator[Callable[[Progress], None]]:
 
     def show(progress: Progress) -> None:
         share = 100 * progress.done / max(progress.total, 1)
-        words = f"{progress.title}: {progress.rate:,.0f} {progress.unit}/s, {duration(progress.left_seconds)} left"
+        words = progress.title
+        if progress.left_seconds is not None:
+            words += f": {progress.rate:,.0f} {progress.unit}/s, {duration(progress.left_seconds)} left"
         if artifact:
             update_progress_artifact(artifact[0], share, words)
         elif time.monotonic() - begun >= LONG:
@@ -223,10 +226,3 @@ def _number(value: float | int | str | None) -> str:
 
 def _plain(text: Any) -> str:
     return getattr(text, "plain", None) or str(text or "")
-
-
-def duration(seconds: float) -> str:
-    """A length of time in words."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -44,7 +44,8 @@ class Progress:
     total: int
     rate: float
     """Units per second."""
-    left_seconds: float
+    left_seconds: float | None
+    """None as long as nobody knows."""
 
 
 @dataclass(frozen=True)

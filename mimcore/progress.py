@@ -53,20 +53,25 @@ class Meter:
     def update(self, done: int, note: str = "") -> None:
         """Say that ``done`` units are ready, with a few words such as the latest loss."""
         self.done = done
-        words = f"{self.rate:,.0f} {self.unit}/s" + (f", {note}" if note else "")
-        left = (self.total - done) / max(self.rate, 1e-9)
+        left = (self.total - done) / self.rate if done > self._first else None  # nobody knows yet
+        words = [f"{self.rate:,.0f} {self.unit}/s"] if left is not None else []
+        words += [note] if note else []
         if self._file and time.monotonic() - self._written >= FILE_SECONDS:
             self._written = time.monotonic()
             self._write(Path(self._file), left)
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, note=words)
+            self._bar.update(self._task, completed=done, note=", ".join(words))
         elif time.monotonic() - self._line >= LINE_SECONDS:
             self._line = time.monotonic()
-            share = done / max(self.total, 1)
-            print(f"{self.title}: {share:4.0%}, {words}, {_duration(left)} left", file=sys.stderr, flush=True)
+            words = [f"{done / max(self.total, 1):4.0%}", *words]
+            words += [f"{duration(left)} left"] if left is not None else []
+            print(f"{self.title}: {', '.join(words)}", file=sys.stderr, flush=True)
 
-    def _write(self, file: Path, left: float) -> None:
-        """Write the state for another process, in one piece; a file that cannot be written is no reason to stop."""
+    def _write(self, file: Path, left: float | None) -> None:
+        """Write the state for another process, in one piece; a file that cannot be written is no reason to stop.
+
+        Before the first advance ``rate`` is 0 and ``left_seconds`` null.
+        """
         state = {"title": self.title, "unit": self.unit, "done": self.done, "total": self.total}
         part = file.with_name(f"{file.name}.part")
         try:
@@ -89,7 +94,7 @@ class Meter:
             seconds = time.monotonic() - self._start
             # Work that was told of once, at its end, has no rate.
             rate = f", {self.rate:,.0f} {self.unit}/s" if self.done > self._first else ""
-            print(f"{self.title}: done{rate}, {_duration(seconds)}", file=sys.stderr, flush=True)
+            print(f"{self.title}: done{rate}, {duration(seconds)}", file=sys.stderr, flush=True)
 
 
 class Phases:
@@ -126,7 +131,8 @@ class Phases:
             self._meter = None
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A length of time in words."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -46,6 +46,20 @@ def test_work_that_is_told_of_once_claims_no_rate(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "evaluate r, features: done, 0 s\n"
 
 
+def test_no_time_is_foretold_before_the_first_advance(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setenv("MIMCORE_PROGRESS", str(tmp_path / "progress.json"))
+    phases = progress.Phases("evaluate r")
+    found = []
+    for done in (8, 16, 24):
+        phases("testing", done, 208)
+        found.append(json.loads((tmp_path / "progress.json").read_text())["left_seconds"])
+        now[0] += 2
+    assert found[0] is None
+    assert found[1:] == pytest.approx([48.0, 46.0])  # 4 images/s
+
+
 def test_nothing_says_done_after_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError), progress.Phases("evaluate r") as phases:
         phases("training", 1, 2)
