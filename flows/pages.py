@@ -129,7 +129,8 @@ def publish_report(
             f"It ends as the DVC experiment `{experiment}`: `dvc exp show` lists it, `dvc exp apply {experiment}` brings it."
         )
     if kept is not None:
-        parts.append(f"Report: [{kept}]({_address(kept)})")
+        here = kept.relative_to(Path.cwd()) if kept.is_relative_to(Path.cwd()) else kept
+        parts.append(f"Report: [{here}]({_address(kept)})")
     if failed := [o for o in outcomes if o.state == "failed"]:
         parts += ["## Failed", *(f"**{o.stage}**\n\n```\n{o.reason}\n```" for o in failed)]
     parts += _answer(root)
