@@ -3,6 +3,7 @@
 ``python -m flows.study`` runs it once, in this terminal, for the study in force.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -89,4 +90,6 @@ def _keep_report(workspace: Workspace) -> Path | None:
 
 
 if __name__ == "__main__":
+    # Without a server of the user's, Prefect starts one for this run, which at its end complains of what it was about to do.
+    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
     sys.exit(study(StudyParameters.model_validate({}), return_state=True).is_failed())

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import chdir
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -85,7 +86,13 @@ def test_wrong_overrides_are_refused_before_any_work(small_study: Scratch) -> No
     assert not (small_study.root / ".mimcore").exists()
 
 
-def test_a_normal_run_in_a_terminal_prints_no_warning(small_study: Scratch) -> None:
+@pytest.mark.parametrize("server", ["the user's", "of this run alone"])
+def test_a_normal_run_in_a_terminal_prints_no_warning(
+    server: str, small_study: Scratch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if server == "of this run alone":
+        monkeypatch.delenv("PREFECT_API_URL")
+        monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     done = small_study.start("import runpy; runpy.run_module('flows.study', run_name='__main__')")
     text, _ = done.communicate(timeout=180)
     assert done.returncode == 0, text
