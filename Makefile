@@ -24,8 +24,9 @@ demo: setup  ## run the study in force, from images to the report
 	@dvc repro --quiet
 	@python -m mimcore results
 
+# A file to a process, so that what a file's tests share is made once.
 test: setup  ## run the tests, all but the slow ones
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup  ## run the slow tests: half an hour
 	python -m pytest -m slow

@@ -12,6 +12,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+#: These take minutes each: begun first, none of them is what processes wait for at the end.
+LONG = ("test_browser.py", "test_small_study.py", "test_cache.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(autouse=True)
 def _same_seed() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,27 @@ def shown(browser: webdriver.Chrome, words: str, seconds: float = 60) -> WebElem
     """The innermost element of the page that shows these words, once there is one."""
 
     def look() -> WebElement | None:
-        try:
-            found = browser.find_elements(By.XPATH, f"//*[text()[contains(., '{words}')]]")
-            return next((element for element in reversed(found) if element.is_displayed()), None)
-        except WebDriverException:  # the page is being drawn anew
-            return None
+        with suppress(WebDriverException):  # the page is being drawn anew
+            return visible(browser, words)
+        return None
 
     element: WebElement = wait_for(look, seconds, f"'{words}' on the page")
     return element
+
+
+def wait_until_gone(browser: webdriver.Chrome, words: str, seconds: float = 60) -> None:
+    def gone() -> bool:
+        with suppress(WebDriverException):
+            return visible(browser, words) is None
+        return False
+
+    wait_for(gone, seconds, f"the end of '{words}'")
+
+
+def visible(browser: webdriver.Chrome, words: str) -> WebElement | None:
+    """The innermost element of the page that shows these words now."""
+    found = browser.find_elements(By.XPATH, f"//*[text()[contains(., '{words}')]]")
+    return next((element for element in reversed(found) if element.is_displayed()), None)
 
 
 def field(browser: webdriver.Chrome, label: str) -> WebElement:
@@ -105,6 +119,8 @@ def test_a_study_is_run_from_the_form(browser: webdriver.Chrome, tmp_path: Path)
         assert "maximum of 1" in shown(browser, "mask_ratio").text
         assert runs(page) == []
 
+        # A click is lost while the page still deals with the refusal.
+        wait_until_gone(browser, "maximum of 1")
         mask_ratio.send_keys("\b" + "0.5")
         press(browser, "Submit")
         run = wait_for(lambda: runs(page), 60, "the run")[0]
