@@ -83,14 +83,14 @@ def draw(rows: pa.Table, config: Config, images: int, seed: str) -> I64:
         )
     # Mini-batches depend on the order of rows, so that one is taken which does not depend on the index.
     fixed = bottom(rows["key"], rows.num_rows, _ORDER_SEED)
-    seed = salted(config.salt, seed)
-    order = bottom(rows["key"], rows.num_rows, seed)
+    order = bottom(rows["key"], rows.num_rows, salted(config.salt, seed))
     for level in cluster(vectors[fixed], config.clusters):
         strata = np.empty(len(level), np.int64)
         strata[fixed] = level
-        clusters = int(level.max()) + 1
-        turns = np.empty(clusters, np.int64)
-        turns[bottom([str(number) for number in range(clusters)], clusters, seed)] = np.arange(clusters)
+        # Within a round the cluster whose best image comes first goes first: its number is k-means' whim.
+        present, first = np.unique(strata[order], return_index=True)
+        turns = np.zeros(present[-1] + 1, np.int64)
+        turns[present] = first
         order = in_turns(order, strata, turns)
     return order[:images]
 
