@@ -1,6 +1,6 @@
 """Near-duplicate removal over many 64-bit perceptual hashes: seconds and memory, with planted copies that must go.
 
-    python benchmarks/dedup.py --images 20000000 --distance 3
+python benchmarks/dedup.py --images 20000000 --distance 3
 """
 
 import argparse
