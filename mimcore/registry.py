@@ -20,13 +20,13 @@ FOLDERS: dict[Kind, str] = {
     "law": "scaling/laws",
 }
 
-#: What a module of a kind must define to be one; helpers in the same folder lack it and are not offered.
-ENTRY: dict[Kind, str] = {
-    "format": "def list_shards",
-    "strategy": "def draw",
-    "objective": "class Objective",
-    "task": "def evaluate(",
-    "law": "class Law",
+#: What a module of a kind must define, one of these, to be one; helpers in the same folder lack it and are not offered.
+ENTRY: dict[Kind, tuple[str, ...]] = {
+    "format": ("def list_shards",),
+    "strategy": ("def draw(", "def keep("),
+    "objective": ("class Objective",),
+    "task": ("def evaluate(",),
+    "law": ("class Law",),
 }
 
 
@@ -34,10 +34,13 @@ def names(kind: Kind) -> list[str]:
     """List the modules of a kind, without importing any."""
     folder = Path(__file__).parent / FOLDERS[kind]
     return sorted(
-        file.stem
-        for file in folder.glob("*.py")
-        if not file.stem.startswith("_") and f"\n{ENTRY[kind]}" in file.read_text(encoding="utf-8")
+        file.stem for file in folder.glob("*.py") if not file.stem.startswith("_") and _defines(file, ENTRY[kind])
     )
+
+
+def _defines(file: Path, entries: tuple[str, ...]) -> bool:
+    text = file.read_text(encoding="utf-8")
+    return any(f"\n{entry}" in text for entry in entries)
 
 
 def load(kind: Kind, name: str) -> ModuleType:

@@ -175,6 +175,12 @@ class Study:
                 pool = self.definitions[kind].get(name, {}).get("pool")
                 if name in self.definitions[kind] and pool not in self.grid.pools:
                     yield f"{kind}.{name}.pool: '{pool}' is not among study.pools; {nearest(str(pool), self.grid.pools)}"
+        for name in self.grid.subsets:
+            overlap = self.definitions["subsets"].get(name, {}).get("overlap")
+            for i, pool in enumerate((overlap.get("pools") if isinstance(overlap, dict) else None) or []):
+                if pool not in self.grid.pools:
+                    where = f"subsets.{name}.overlap.pools.{i}"
+                    yield f"{where}: '{pool}' is not among study.pools; {nearest(str(pool), self.grid.pools)}"
         for name, extra in self.grid.extra.items():
             for sentence in self._extra_mistakes(name, extra):
                 yield f"study.extra.{name}{sentence}"
@@ -201,14 +207,16 @@ class Study:
             UserError: with all mistakes at once, each with its dotted path.
         """
         from mimcore.models.encoder import Config as ModelConfig
-        from mimcore.sampling.draw import Subset
+        from mimcore.sampling.draw import mistakes
         from mimcore.scaling.fit import Config as FitConfig
         from mimcore.training.schedule import Schedule
 
         wrong = problems(FitConfig, self.fit, "fit")
-        for kind, config in (("subsets", Subset), ("models", ModelConfig), ("schedules", Schedule)):
+        for kind, config in (("models", ModelConfig), ("schedules", Schedule)):
             for name, options in self.definitions[kind].items():
                 wrong += problems(config, options, f"{kind}.{name}")
+        for name, options in self.definitions["subsets"].items():
+            wrong += mistakes(options, f"subsets.{name}")
         for kind, what in (("objectives", "objective"), ("tasks", "task"), ("pools", "format")):
             for name, options in self.definitions[kind].items():
                 given = dict(options)

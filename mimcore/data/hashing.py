@@ -48,6 +48,11 @@ def seed64(seed: int | str) -> int:
     return int(hash64([seed], 0)[0]) if isinstance(seed, str) else seed % 2**64
 
 
+def salted(salt: str, seed: str) -> str:
+    """The seed of a draw with a salt; without one it is the replicate's own."""
+    return f"{salt}/{seed}" if salt else seed
+
+
 def hash64(keys: pa.Array | pa.ChunkedArray | Sequence[str], seed: int | str) -> U64:
     """Hash each key to 64 bits.
 

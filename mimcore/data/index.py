@@ -91,7 +91,8 @@ def _digest(pool: Pool) -> str:
     """What the rows of a shard depend on besides the shard: the options, and the code that looks at images."""
     code = hashlib.sha256(PIL.__version__.encode())
     here = Path(__file__).parent
-    for file in sorted([*(here / "formats").glob("*.py"), here / "decode.py", here / "header.py", here / "rows.py"]):
+    looking = (here / f"{name}.py" for name in ("decode", "header", "perceptual", "rows"))
+    for file in sorted([*(here / "formats").glob("*.py"), *looking]):
         code.update(file.read_bytes())
     config = pool.config.model_dump(mode="json", exclude={"path", "max_skipped_fraction"})
     return artifacts.digest([config, code.hexdigest()])[:16]

@@ -31,6 +31,8 @@ class PoolConfig(Definition):
     val_images: int | None = Field(None, ge=1)
     #: Broken images are left out and counted; more than this fraction of them is an error.
     max_skipped_fraction: float = Field(0.01, ge=0, le=1)
+    #: Whether images are decoded while indexing for a perceptual hash, by which copies are found.
+    perceptual_hash: bool = True
 
 
 class SplitConfig(PoolConfig):

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from mimcore.data.header import BrokenImageError, inspect
+from mimcore.data.perceptual import perceptual_hash
 from mimcore.data.pool import ShardIndex, Skipped
 from mimcore.errors import UserError
 
@@ -33,13 +34,19 @@ OPTIONAL: dict[str, pa.DataType] = {
     "box_areas": pa.list_(pa.float32()),
     "box_crowd": pa.list_(pa.bool_()),
     "masks": pa.list_(pa.string()),
+    "phash": pa.uint64(),
 }
 
 
 class Rows:
-    """Rows of one shard in the making."""
+    """Rows of one shard in the making.
 
-    def __init__(self) -> None:
+    Args:
+        hashed: whether each image is decoded for its perceptual hash, the column ``phash``.
+    """
+
+    def __init__(self, hashed: bool) -> None:
+        self._hashed = hashed
         self._required: list[tuple[Any, ...]] = []
         self._fields: list[Mapping[str, Any]] = []
         self._skipped: list[Skipped] = []
@@ -67,6 +74,8 @@ class Rows:
         """
         try:
             header = inspect(data)
+            if self._hashed:
+                fields = {**fields, "phash": perceptual_hash(data)}
         except BrokenImageError as error:
             self.skip(key, shard, str(error))
             return

@@ -9,11 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from mimcore import artifacts, definition, registry
+from mimcore import artifacts, definition
 from mimcore.data.splits import read_split
 from mimcore.definition import Definition
 from mimcore.errors import UserError
+from mimcore.sampling import pipeline
 from mimcore.sampling.card import describe
+from mimcore.sampling.overlap import Overlap, find_overlap
+from mimcore.sampling.pipeline import Step
 from mimcore.sampling.sheet import write_sheet
 
 
@@ -22,12 +25,25 @@ class Subset(Definition):
 
     #: Name of the pool that images are drawn from; only its ``train`` split is.
     pool: str
-    #: Module of ``mimcore.sampling.strategies``.
+    #: Copies of validation images.
+    overlap: Overlap = Overlap()
+    #: What narrows the pool before the draw, in this order.
+    steps: list[Step] = Field(default_factory=list)
+    #: Module of ``mimcore.sampling.strategies`` that draws.
     strategy: str = "random"
-    #: Images to draw; None takes the whole ``train`` split.
+    #: Images to draw; None takes all that are left.
     images: int | None = Field(None, ge=1)
     #: Options of the strategy.
     options: dict[str, Any] = Field(default_factory=dict)
+
+
+def mistakes(options: Mapping[str, Any], where: str) -> list[str]:
+    """Everything that is wrong with a subset's definition, each with its dotted path below ``where``."""
+    found = definition.problems(Subset, options, where)
+    if found:
+        return found
+    subset = Subset.model_validate(dict(options))
+    return list(pipeline.mistakes(subset.strategy, subset.options, subset.steps, where))
 
 
 def sample(
@@ -48,7 +64,7 @@ def sample(
         options: ``subsets.<name>`` of ``params.yaml``.
         seed: name of the replicate, such as ``s0``.
         pool_options: ``pools.<pool>`` of ``params.yaml``.
-        index: ``artifacts/index/<pool>``.
+        index: ``artifacts/index/<pool>``; those of other pools lie beside it.
         output: the folder to write, ``artifacts/subsets/<subset>-<seed>``.
         root: the folder that relative pool paths count from.
 
@@ -56,30 +72,34 @@ def sample(
         the card.
 
     Raises:
-        UserError: an option is wrong, or the pool has fewer images than are asked for.
+        UserError: an option is wrong, a file that it names is not what was pinned, or fewer images are left than are
+            asked for.
     """
-    subset = definition.resolve(Subset, options, f"subsets.{name}")
+    where = f"subsets.{name}"
+    subset = definition.resolve(Subset, options, where)
+    if wrong := mistakes(options, where):
+        raise UserError("\n".join(wrong))
+    strategy = pipeline.load_draw(subset.strategy, subset.options, where)
+    pool = read_split(index, "train")
     try:
-        strategy = registry.load("strategy", subset.strategy)
+        copies, overlap = find_overlap(pool, subset.pool, index, subset.overlap)
     except UserError as error:
-        raise UserError(f"subsets.{name}.strategy: {error}") from None
-    config = definition.resolve(strategy.Config, subset.options, f"subsets.{name}.options")
-    rows = read_split(index, "train")
-    images = rows.num_rows if subset.images is None else subset.images
-    if images > rows.num_rows:
-        raise UserError(
-            f"subsets.{name}.images: {images} are asked for but pool '{subset.pool}' has {rows.num_rows} training"
-            " images; ask for fewer, or grow the pool and pin it anew with 'mimcore scan' and '--adopt'."
-        )
-    drawn = rows.take(pa.array(strategy.draw(rows, config, images, seed)))
+        raise UserError(f"{where}.overlap.{error}") from None
+    rows = pool.filter(pa.array(~copies)) if copies.any() else pool
+    rows, steps = pipeline.run_steps(rows, subset.steps, seed, root, where)
+    images = _images(subset, name, pool.num_rows, rows.num_rows)
+    drawn = rows.take(pa.array(strategy.pinned(root).draw(rows, images, seed)))
     manifest = drawn.append_column("rank", pa.array(np.arange(images), pa.int64()))
     card = {
         "subset": name,
         "pool": subset.pool,
         "strategy": subset.strategy,
-        "options": config.model_dump(mode="json"),
+        "options": strategy.config.model_dump(mode="json"),
         "seed": seed,
-        **describe(drawn, rows, artifacts.read_json(index / "card.json").get("classes")),
+        "nested": strategy.nested(),
+        "overlap": overlap,
+        "steps": steps,
+        **describe(drawn, pool, artifacts.read_json(index / "card.json").get("classes")),
     }
     with artifacts.directory(output) as part:
         pq.write_table(manifest, part / "manifest.parquet", compression="zstd")
@@ -87,3 +107,24 @@ def sample(
         artifacts.write_json(part / "card.json", card)
         write_sheet(part / "contact_sheet.png", drawn, pool_options, root)
     return card
+
+
+def _images(subset: Subset, name: str, pool_images: int, left: int) -> int:
+    """How many images to draw.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    cure = "grow the pool and pin it anew with 'mimcore scan' and '--adopt'."
+    if not left:
+        raise UserError(
+            f"subsets.{name}: no image of pool '{subset.pool}' is left after 'overlap' and 'steps'; loosen them, or {cure}"
+        )
+    if subset.images is not None and subset.images > left:
+        there = (
+            f"pool '{subset.pool}' has {left} training images"
+            if left == pool_images
+            else f"of the {pool_images} training images of pool '{subset.pool}' {left} are left after 'overlap' and 'steps'"
+        )
+        raise UserError(f"subsets.{name}.images: {subset.images} are asked for but {there}; ask for fewer, or {cure}")
+    return left if subset.images is None else subset.images

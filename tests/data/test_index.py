@@ -14,7 +14,7 @@ from mimcore.data.listing import read_listing, scan
 from mimcore.data.pool import fingerprint, load_pool
 from mimcore.errors import UserError
 
-CONTRACT = ["key", "shard", "offset", "length", "width", "height", "checksum", "split", "label", "caption"]
+CONTRACT = ["key", "shard", "offset", "length", "width", "height", "checksum", "split", "label", "caption", "phash"]
 
 
 def test_index_points_at_the_bytes(tmp_path: Path, tar_pool: dict[str, Any], indexed: Any, picture: Any) -> None:
@@ -22,7 +22,20 @@ def test_index_points_at_the_bytes(tmp_path: Path, tar_pool: dict[str, Any], ind
     table = pq.read_table(tmp_path / "artifacts/index/tars/index.parquet")
     assert table.column_names == [*CONTRACT, "score"]
     assert [str(kind) for kind in table.schema.types] == [
-        *["string", "string", "int64", "int64", "int32", "int32", "string", "string", "int64", "string", "double"]
+        *[
+            "string",
+            "string",
+            "int64",
+            "int64",
+            "int32",
+            "int32",
+            "string",
+            "string",
+            "int64",
+            "string",
+            "uint64",
+            "double",
+        ]
     ]
     for number, row in enumerate(table.to_pylist()):
         data = picture(number)

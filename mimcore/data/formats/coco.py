@@ -53,7 +53,7 @@ def index_shard(config: Config, root: Path, shard: Shard) -> ShardIndex:
     for annotation in content["annotations"]:
         annotations[annotation["image_id"]].append(annotation)
     has_masks = any(annotation.get("segmentation") for annotation in content["annotations"])
-    rows = Rows()
+    rows = Rows(config.perceptual_hash)
     for image in content["images"]:
         name = f"{config.images}/{image['file_name']}"
         key = Path(image["file_name"]).with_suffix("").as_posix()

@@ -71,7 +71,7 @@ def list_shards(config: Config, root: Path) -> list[Shard]:
 
 def index_shard(config: Config, root: Path, shard: Shard) -> ShardIndex:
     """Look at every scene of a shard."""
-    return index_tar(root / shard.name, shard.name, shard.name.partition("-")[0])
+    return index_tar(root / shard.name, shard.name, shard.name.partition("-")[0], config.perceptual_hash)
 
 
 def classes(config: Config, root: Path) -> Classes:
@@ -142,6 +142,7 @@ def _write_shard(path: Path, plan: _Plan, renderer: Renderer) -> None:
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
             truths.append({"key": key, **truth})
-    schema = pa.schema({"key": pa.string(), **OPTIONAL})
+    known = {name: kind for name, kind in OPTIONAL.items() if name in truths[0]}
+    schema = pa.schema({"key": pa.string(), **known})
     with artifacts.file(path.with_suffix(".parquet")) as part:
         pq.write_table(pa.Table.from_pylist(truths, schema), part, compression="zstd")

@@ -32,7 +32,7 @@ def index_shard(config: Config, root: Path, shard: Shard) -> ShardIndex:
     below = Path(shard.name).relative_to(base)
     names = _class_names(config, root)
     fields = {"label": names.index(below.parts[0])} if names and below.parts else {}
-    rows = Rows()
+    rows = Rows(config.perceptual_hash)
     for path in _folders(config, root)[shard.name]:
         relative = path.relative_to(root)
         try:

@@ -46,7 +46,7 @@ def index_shard(config: Config, root: Path, shard: Shard) -> ShardIndex:
     """
     path = root / shard.name
     split = "val" if path in match(root, config.val) else "train"
-    rows = Rows()
+    rows = Rows(config.perceptual_hash)
     try:
         file = pq.ParquetFile(path)
         columns = _columns(config, file.schema_arrow, path)

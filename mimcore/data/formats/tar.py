@@ -47,7 +47,8 @@ def index_shard(config: Config, root: Path, shard: Shard) -> ShardIndex:
         UserError: the tar is cut short or compressed, or its side Parquet does not fit.
     """
     path = root / shard.name
-    return index_tar(path, shard.name, "val" if path in match(root, config.val) else "train")
+    split = "val" if path in match(root, config.val) else "train"
+    return index_tar(path, shard.name, split, config.perceptual_hash)
 
 
 def classes(config: Config, root: Path) -> Classes:
@@ -58,9 +59,9 @@ def classes(config: Config, root: Path) -> Classes:
     )
 
 
-def index_tar(path: Path, name: str, split: str) -> ShardIndex:
+def index_tar(path: Path, name: str, split: str, hashed: bool) -> ShardIndex:
     """Rows of one tar; ``name`` is its path below the root of the pool."""
-    rows = Rows()
+    rows = Rows(hashed)
     side = _side_columns(path)
     try:
         with path.open("rb") as file:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mimcore.data.hashing import bottom
+from mimcore.data.hashing import bottom, salted
 from mimcore.definition import Definition
 
 
@@ -18,6 +18,11 @@ class Config(Definition):
 
     #: Draws with different salts share images only by chance.
     salt: str = ""
+
+
+def nested(config: Config) -> bool:
+    """Smaller draws are parts of larger ones."""
+    return True
 
 
 def draw(rows: pa.Table, config: Config, images: int, seed: str) -> npt.NDArray[np.int64]:
@@ -32,4 +37,4 @@ def draw(rows: pa.Table, config: Config, images: int, seed: str) -> npt.NDArray[
     Returns:
         ``images`` positions, int64.
     """
-    return bottom(rows["key"], images, f"{config.salt}/{seed}" if config.salt else seed)
+    return bottom(rows["key"], images, salted(config.salt, seed))
