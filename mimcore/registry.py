@@ -23,7 +23,7 @@ FOLDERS: dict[Kind, str] = {
 #: What a module of a kind must define, one of these, to be one; helpers in the same folder lack it and are not offered.
 ENTRY: dict[Kind, tuple[str, ...]] = {
     "format": ("def list_shards",),
-    "strategy": ("def draw(", "def keep("),
+    "strategy": ("def order(", "def draw(", "def meets(", "def keep("),
     "objective": ("class Objective",),
     "task": ("def evaluate(",),
     "law": ("class Law",),

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 # As the command line does, before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# Machines that run much at once are slow at times.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 #: These take minutes each: begun first, none of them is what processes wait for at the end.
 LONG = ("test_browser.py", "test_small_study.py", "test_cache.py")

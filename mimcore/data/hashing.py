@@ -14,6 +14,7 @@ so with seed 0.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -104,11 +105,17 @@ def _hash_block(text: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64], seed: 
     state = mix(seed + GOLDEN * lengths.astype(np.uint64))
     shortest, longest = (int(lengths.min()), int(lengths.max())) if len(lengths) else (0, 0)
     for begin in range(0, longest, 8):
-        if shortest >= begin + 8:
-            state = mix(state ^ words[starts + begin])
+        if shortest == longest:
+            # Keys of one length lie at even distances.
+            found = words[begin::longest][: len(starts)]
+            state = mix(state ^ (found if longest >= begin + 8 else found & _mask(np.uint64(longest - begin))))
             continue
         rows = slice(None) if shortest > begin else np.flatnonzero(lengths > begin)
-        left = np.minimum(lengths[rows] - begin, 8).astype(np.uint64)
-        mask = np.uint64(2**64 - 1) >> (np.uint64(64) - np.uint64(8) * left)
+        mask = _mask(np.minimum(lengths[rows] - begin, 8).astype(np.uint64))
         state[rows] = mix(state[rows] ^ (words[starts[rows] + begin] & mask))
     return state
+
+
+def _mask(count: Any) -> Any:
+    """The lowest ``count`` bytes of a word, 1 to 8."""
+    return np.uint64(2**64 - 1) >> (np.uint64(64) - np.uint64(8) * count)

@@ -33,11 +33,10 @@ def complete(rows: pa.Table, name: str, option: str) -> pa.ChunkedArray:
         UserError: there is no such column, or some rows have no value in it.
     """
     values = named(rows, name, option)
-    missing = pc.sum(pc.is_null(values, nan_is_null=True)).as_py() or 0
-    if missing:
+    if pc.any(pc.is_null(values, nan_is_null=True)).as_py():
         raise UserError(
-            f"{option}: {missing} of {rows.num_rows} images have no '{name}'; drop them before in a step of the strategy"
-            f" 'filter' with {{column: {name}, present: true}}."
+            f"{option}: some images have no '{name}'; drop them before in a step of the strategy 'filter' with"
+            f" {{column: {name}, present: true}}."
         )
     return values
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
@@ -14,10 +15,12 @@ from mimcore.data.splits import read_split
 from mimcore.definition import Definition
 from mimcore.errors import UserError
 from mimcore.sampling import pipeline
-from mimcore.sampling.card import describe
-from mimcore.sampling.overlap import Overlap, find_overlap
+from mimcore.sampling.card import COLUMNS, Counts, Keys, describe
+from mimcore.sampling.manifest import write_manifest
+from mimcore.sampling.overlap import Overlap, leave_out
 from mimcore.sampling.pipeline import Step
-from mimcore.sampling.sheet import write_sheet
+from mimcore.sampling.sheet import SHOWN, write_sheet
+from mimcore.sampling.source import I64, Left, Source
 
 
 class Subset(Definition):
@@ -79,18 +82,60 @@ def sample(
     subset = definition.resolve(Subset, options, where)
     if wrong := mistakes(options, where):
         raise UserError("\n".join(wrong))
+    source = Source([index / "index.parquet"])
+    training = source.left().only(source.scan(_training, ["split"]))
+    drawn, record = choose(source, training, subset, name, seed, index, root)
+    of_pool, of_subset, keys = Counts(), Counts(), Keys()
+    for counts in source.scan(lambda rows, _: _counted(rows), COLUMNS, training):
+        of_pool.merge(counts)
+
+    def look(rows: pa.Table) -> None:
+        of_subset.add(rows)
+        keys.add(rows["key"])
+
+    with artifacts.directory(output) as part:
+        write_manifest(part / "manifest.parquet", source, drawn, look=look)
+        pq.write_table(read_split(index, "val"), part / "validation.parquet", compression="zstd")
+        classes = artifacts.read_json(index / "card.json").get("classes")
+        card = {**record, **describe(of_subset, of_pool, keys, classes)}
+        artifacts.write_json(part / "card.json", card)
+        shown = next(pq.ParquetFile(part / "manifest.parquet").iter_batches(SHOWN))
+        write_sheet(part / "contact_sheet.png", pa.Table.from_batches([shown]), pool_options, root)
+    return card
+
+
+def choose(
+    source: Source, left: Left, subset: Subset, name: str, seed: str, index: Path, root: Path
+) -> tuple[I64, dict[str, Any]]:
+    """Leave copies out, narrow, draw.
+
+    Args:
+        source: rows of the pool.
+        left: those that may be drawn.
+        subset: its definition.
+        name: of the subset.
+        seed: name of the replicate.
+        index: folder of the pool's index.
+        root: the folder that relative paths count from.
+
+    Returns:
+        numbers of the drawn rows in the order of the draw, int64; and for the card what was
+        done.
+
+    Raises:
+        UserError: as ``sample``.
+    """
+    where = f"subsets.{name}"
     strategy = pipeline.load_draw(subset.strategy, subset.options, where)
-    pool = read_split(index, "train")
+    images = left.count
     try:
-        copies, overlap = find_overlap(pool, subset.pool, index, subset.overlap)
+        left, overlap = leave_out(source, left, subset.pool, index, subset.overlap)
     except UserError as error:
         raise UserError(f"{where}.overlap.{error}") from None
-    rows = pool.filter(pa.array(~copies)) if copies.any() else pool
-    rows, steps = pipeline.run_steps(rows, subset.steps, seed, root, where)
-    images = _images(subset, name, pool.num_rows, rows.num_rows)
-    drawn = rows.take(pa.array(strategy.pinned(root).draw(rows, images, seed)))
-    manifest = drawn.append_column("rank", pa.array(np.arange(images), pa.int64()))
-    card = {
+    left, steps = pipeline.run_steps(source, left, subset.steps, seed, root, where)
+    wanted = _images(subset, name, images, left.count)
+    drawn = strategy.pinned(root).draw(source, left, wanted, seed)
+    record = {
         "subset": name,
         "pool": subset.pool,
         "strategy": subset.strategy,
@@ -99,14 +144,18 @@ def sample(
         "nested": strategy.nested(),
         "overlap": overlap,
         "steps": steps,
-        **describe(drawn, pool, artifacts.read_json(index / "card.json").get("classes")),
     }
-    with artifacts.directory(output) as part:
-        pq.write_table(manifest, part / "manifest.parquet", compression="zstd")
-        pq.write_table(read_split(index, "val"), part / "validation.parquet", compression="zstd")
-        artifacts.write_json(part / "card.json", card)
-        write_sheet(part / "contact_sheet.png", drawn, pool_options, root)
-    return card
+    return drawn, record
+
+
+def _training(rows: pa.Table, numbers: I64) -> I64:
+    return np.asarray(numbers[pc.equal(rows["split"], "train").to_numpy()])
+
+
+def _counted(rows: pa.Table) -> Counts:
+    counts = Counts()
+    counts.add(rows)
+    return counts
 
 
 def _images(subset: Subset, name: str, pool_images: int, left: int) -> int:

@@ -1,18 +1,20 @@
 """Images that are copies of validation images, by perceptual hash: what is trained on must not be tested on."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
+from mimcore.data.hashing import U64
 from mimcore.data.splits import read_split
 from mimcore.definition import Definition
 from mimcore.errors import UserError
-from mimcore.sampling.columns import bits64
+from mimcore.sampling.columns import bits64, named
 from mimcore.sampling.hamming import near_any
+from mimcore.sampling.source import I64, Left, Source
 
 
 class Overlap(Definition):
@@ -31,41 +33,56 @@ class Overlap(Definition):
     pools: list[str] = Field(default_factory=list)
 
 
-def find_overlap(
-    rows: pa.Table, pool: str, index: Path, config: Overlap
-) -> tuple[npt.NDArray[np.bool_], dict[str, Any] | None]:
-    """Which rows are copies of validation images.
+def leave_out(
+    source: Source, left: Left, pool: str, index: Path, config: Overlap
+) -> tuple[Left, dict[str, Any] | None]:
+    """Find the rows that are copies of validation images, and leave them out.
 
     Args:
-        rows: N rows that may be drawn.
+        source: of the rows.
+        left: those that may be drawn.
         pool: name of their pool.
         index: folder of its index; those of other pools lie beside it.
         config: what counts as a copy.
 
     Returns:
-        the rows to leave out, bool ``(N,)``; and for the card the options and the number of copies found of each
-        pool's validation split, None where the pool has no such column.
+        the rows that are left; and for the card the options and the number of copies found of each pool's validation
+        split, None where the pool has no such column.
 
     Raises:
         UserError: copies are to be found, and a pool has no perceptual hashes; it begins with the option.
     """
     optional = config.exclude is False or (config.exclude is None and not config.pools)
-    if optional and config.column not in rows.column_names:
-        return np.zeros(rows.num_rows, bool), None
-    hashes, known = bits64(rows, config.column, "column")
-    found = np.zeros(rows.num_rows, bool)
-    images = {}
-    for name in dict.fromkeys([pool, *config.pools]):
-        held_out = read_split(index.parent / name, "val", [config.column])
-        if config.column not in held_out.column_names:
-            raise UserError(
-                f"pools: the index of pool '{name}' has no column '{config.column}'; set pools.{name}.perceptual_hash to"
-                " true, or take it out."
-            )
-        others, there = bits64(held_out, config.column, "column")
-        copies = known & near_any(hashes, others[there], config.distance)
-        images[name] = int(copies.sum())
-        found |= copies
+    if optional and config.column not in source.schema.names:
+        return left, None
+    named(source.schema.empty_table(), config.column, "column")
+    held_out = {name: _hashes(index.parent / name, name, config) for name in dict.fromkeys([pool, *config.pools])}
+    images = dict.fromkeys(held_out, 0)
+
+    def look(rows: pa.Table, numbers: I64) -> tuple[I64, dict[str, int]]:
+        hashes, known = bits64(rows, config.column, "column")
+        copies = {name: known & near_any(hashes, others, config.distance) for name, others in held_out.items()}
+        return numbers[~np.logical_or.reduce(list(copies.values()))], {name: int(c.sum()) for name, c in copies.items()}
+
+    def apart() -> Iterator[I64]:
+        for numbers, found in source.scan(look, [config.column], left):
+            for name, count in found.items():
+                images[name] += count
+            yield numbers
+
+    others = left.only(apart())
     excluded = config.exclude is not False
     summary = {"column": config.column, "distance": config.distance, "excluded": excluded, "images": images}
-    return found if excluded else np.zeros_like(found), summary
+    return others if excluded else left, summary
+
+
+def _hashes(index: Path, pool: str, config: Overlap) -> U64:
+    """Hashes of a pool's validation images."""
+    held_out = read_split(index, "val", [config.column])
+    if config.column not in held_out.column_names:
+        raise UserError(
+            f"pools: the index of pool '{pool}' has no column '{config.column}'; set pools.{pool}.perceptual_hash to"
+            " true, or take it out."
+        )
+    hashes, known = bits64(held_out, config.column, "column")
+    return hashes[known]

@@ -1,20 +1,25 @@
 """Steps one after the other: each is a strategy that narrows the rows, and the last draws from what is left."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
 from mimcore import definition, registry
+from mimcore.data.hashing import U64, hash64, salted
 from mimcore.definition import Definition
 from mimcore.errors import UserError
+from mimcore.sampling import columns
+from mimcore.sampling.bottom import Bottom, Order
 from mimcore.sampling.files import located
+from mimcore.sampling.source import I64, Left, Source
+
+T = TypeVar("T")
 
 
 class Step(Definition):
@@ -33,9 +38,16 @@ class Strategy:
     """A strategy with its options checked.
 
     Attributes:
-        module: defines ``Config``, and ``keep(rows, config, seed) -> positions``, which are ascending, or
-            ``nested(config) -> bool`` and ``draw(rows, config, images, seed) -> positions`` in the order of the draw.
-            What they raise begins with the name of an option.
+        module: defines ``Config``, ``columns(config)``, which it reads besides ``key``, and one of
+
+            * ``meets(rows, config) -> bools``: of each row, whatever the others are, whether it stays; and if need be
+              ``check(kept, rows, config)``, which refuses a number of rows that were kept of so many;
+            * ``keep(rows, config, seed) -> positions`` of those that stay among all rows, ascending;
+            * ``order(rows, config, seed, facts) -> Order`` in which rows are drawn, and if need be
+              ``survey(scan, config) -> facts``, which looks at all of them before;
+            * ``draw(rows, config, images, seed) -> positions`` among all rows, in the order of the draw;
+
+            with the last two ``nested(config) -> bool``. What they raise begins with the name of an option.
         config: its options.
         where: dotted path of the options.
     """
@@ -47,36 +59,91 @@ class Strategy:
     @property
     def keeps(self) -> bool:
         """Whether it tells of each row whether it stays."""
-        return hasattr(self.module, "keep")
+        return hasattr(self.module, "meets") or hasattr(self.module, "keep")
 
     @property
     def draws(self) -> bool:
         """Whether it takes so many images."""
-        return hasattr(self.module, "draw")
+        return not self.keeps
 
     def pinned(self, root: Path) -> "Strategy":
         """The same with the files of its options looked up below ``root``, and found to be those that were pinned."""
         return Strategy(self.module, located(self.config, root, self.where), self.where)
 
-    def keep(self, rows: pa.Table, seed: str) -> npt.NDArray[np.int64]:
-        """Positions of the rows that stay, ascending."""
-        return self._asked("keep", rows, self.config, seed)
+    def keep(self, source: Source, left: Left, seed: str) -> Left:
+        """The rows that stay of those that are left."""
+        try:
+            self._try(source)
+            if hasattr(self.module, "meets"):
+                found = left.only(
+                    source.scan(
+                        lambda rows, numbers: numbers[self.module.meets(rows, self.config)], self._columns(), left
+                    )
+                )
+                if hasattr(self.module, "check"):
+                    self.module.check(found.count, left.count, self.config)
+                return found
+            rows, numbers = source.table(self._columns(), left)
+            return left.only(iter([numbers[self.module.keep(rows, self.config, seed)]]))
+        except UserError as error:
+            raise self._placed(error) from None
 
-    def draw(self, rows: pa.Table, images: int, seed: str) -> npt.NDArray[np.int64]:
-        """Positions of the drawn rows, in the order of the draw."""
-        return self._asked("draw", rows, self.config, images, seed)
+    def draw(self, source: Source, left: Left, images: int, seed: str) -> I64:
+        """Numbers of the drawn rows, in the order of the draw.
+
+        Args:
+            source: of the rows.
+            left: those that are drawn from.
+            images: how many, at most as many as are left.
+            seed: name of the replicate, such as ``s0``.
+        """
+        try:
+            self._try(source)
+            if hasattr(self.module, "draw"):
+                rows, numbers = source.table(self._columns(), left)
+                return np.asarray(numbers[self.module.draw(rows, self.config, images, seed)])
+            return self._in_order(source, left, images, seed)
+        except UserError as error:
+            raise self._placed(error) from None
 
     def nested(self) -> bool:
         """Whether its draw of fewer images is part of its draw of more."""
         found: bool = self.module.nested(self.config)
         return found
 
-    def _asked(self, entry: str, *arguments: Any) -> npt.NDArray[np.int64]:
-        try:
-            found: npt.NDArray[np.int64] = getattr(self.module, entry)(*arguments)
-        except UserError as error:
-            raise UserError(f"{self.where}.{error}") from None
-        return found
+    def _in_order(self, source: Source, left: Left, images: int, seed: str) -> I64:
+        def work(rows: pa.Table, numbers: I64) -> tuple[I64, U64, Order]:
+            return numbers, hash64(rows["key"], hash_seed), self.module.order(rows, self.config, seed, facts)
+
+        def scan(work: Callable[[pa.Table], T]) -> Iterator[T]:
+            return source.scan(lambda rows, _: work(rows), self.module.columns(self.config), left)
+
+        def keys(numbers: I64) -> list[str]:
+            found, places = source.table(["key"], left.only(iter([np.sort(numbers)])))
+            texts: list[str] = found["key"].take(pa.array(np.searchsorted(places, numbers))).to_pylist()
+            return texts
+
+        hash_seed = salted(getattr(self.config, "salt", ""), seed)
+        facts = self.module.survey(scan, self.config) if hasattr(self.module, "survey") else None
+        first = Bottom(images)
+        for found in source.scan(work, self._columns(), left):
+            first.add(*found)
+        return first.result(keys)
+
+    def _columns(self) -> list[str]:
+        return list(dict.fromkeys(["key", *self.module.columns(self.config)]))
+
+    def _try(self, source: Source) -> None:
+        """Refuse a column that is not there, or of the wrong kind, before any is read."""
+        rows = source.schema.empty_table()
+        if hasattr(self.module, "meets"):
+            self.module.meets(rows, self.config)
+            return
+        for name in self.module.columns(self.config):
+            columns.named(rows, name, "column")
+
+    def _placed(self, error: UserError) -> UserError:
+        return UserError(f"{self.where}.{error}")
 
 
 def load(name: str, options: Mapping[str, Any], where: str) -> Strategy:
@@ -141,20 +208,20 @@ def mistakes(strategy: str, options: Mapping[str, Any], steps: list[Step], where
 
 
 def run_steps(
-    rows: pa.Table, steps: list[Step], seed: str, root: Path, where: str
-) -> tuple[pa.Table, list[dict[str, Any]]]:
-    """Narrow the rows, step by step.
+    source: Source, left: Left, steps: list[Step], seed: str, root: Path, where: str
+) -> tuple[Left, list[dict[str, Any]]]:
+    """Narrow the rows, step by step; each step is a pass of its own over the columns that it looks at.
 
     Args:
-        rows: N rows of an index.
+        source: of the rows.
+        left: those that there are before the first step.
         steps: in their order.
         seed: name of the replicate, such as ``s0``.
         root: the folder that relative paths count from.
         where: dotted path of the subset.
 
     Returns:
-        the rows that are left, in the order of the index; and for the card each step's strategy, options and
-        numbers of rows before and after it.
+        the rows that are left; and for the card each step's strategy, options and numbers of rows before and after it.
 
     Raises:
         UserError: an option is wrong, or a step is to draw more images than there are.
@@ -163,14 +230,13 @@ def run_steps(
     for number, step in enumerate(steps):
         path = f"{where}.steps.{number}"
         declared = load_step(step, path)
-        strategy, before = declared.pinned(root), rows.num_rows
+        strategy, before = declared.pinned(root), left.count
         if step.images is None:
-            places = strategy.keep(rows, seed)
+            left = strategy.keep(source, left, seed)
         elif step.images > before:
             raise UserError(f"{path}.images: {step.images} are asked for, but {before} are left; ask for fewer.")
         else:
-            places = np.sort(strategy.draw(rows, step.images, seed))
-        rows = rows.take(pa.array(places))
+            left = left.only(iter([np.sort(strategy.draw(source, left, step.images, seed))]))
         record = {"strategy": step.strategy, "options": declared.config.model_dump(mode="json")}
-        records.append({**record, "rows_in": before, "rows_out": rows.num_rows})
-    return rows, records
+        records.append({**record, "rows_in": before, "rows_out": left.count})
+    return left, records

@@ -1,4 +1,4 @@
-"""Shares of strata: how many images each gives, and in which order they are taken."""
+"""Strata that take turns."""
 
 import numpy as np
 import numpy.typing as npt
@@ -33,24 +33,3 @@ def ranks(strata: I64) -> I64:
     found = np.empty(len(strata), np.int64)
     found[grouped] = np.arange(len(strata)) - np.repeat(starts, lengths)
     return found
-
-
-def largest_remainder(counts: I64, total: int, turns: I64) -> I64:
-    """Whole shares in proportion to ``counts`` that add up to ``total``: Hamilton's method.
-
-    Each gets its exact share rounded down, and those with the largest remainders one more; equal ones go by ``turns``.
-    Balinski and Young (1982), "Fair Representation", chapter 2. A larger total can give a stratum one less (the
-    'Alabama paradox').
-
-    Args:
-        counts: images of each stratum, int64 ``(S,)``.
-        total: at most their sum.
-        turns: place of each stratum among equal ones, int64 ``(S,)``.
-
-    Returns:
-        int64 ``(S,)``, each at most its count.
-    """
-    shares, remainders = np.divmod(counts * total, counts.sum())
-    most = np.lexsort((turns, -remainders))[: total - shares.sum()]
-    shares[most] += 1
-    return shares

@@ -1,12 +1,19 @@
 """What every strategy promises, asked of any of them: tables of an index, and properties of draws."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
 from mimcore.definition import Definition
+from mimcore.sampling.pipeline import Strategy
+from mimcore.sampling.source import Source
 
 #: Keys of the drawn rows, from rows and a number of images.
 Draw = Callable[[pa.Table, int], list[str]]
@@ -29,12 +36,38 @@ def tables(**columns: st.SearchStrategy[Any]) -> st.SearchStrategy[pa.Table]:
     )
 
 
+@contextmanager
+def source_of(rows: pa.Table) -> Iterator[Source]:
+    """The rows in files, one for each chunk of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        chunks = max((column.chunks for column in rows.columns), key=len)
+        starts = np.cumsum([0, *(len(chunk) for chunk in chunks)]).tolist()
+        files = []
+        for number, (start, end) in enumerate(zip(starts, [*starts[1:], rows.num_rows], strict=True)):
+            if end > start or not number:
+                files.append(Path(folder) / f"{number}.parquet")
+                pq.write_table(rows.slice(start, end - start), files[-1])
+        yield Source(files)
+
+
 def drawing(module: Any, config: Definition, seed: str = "s0") -> Draw:
-    return lambda rows, images: rows["key"].take(pa.array(module.draw(rows, config, images, seed))).to_pylist()
+    def draw(rows: pa.Table, images: int) -> list[str]:
+        with source_of(rows) as source:
+            places = Strategy(module, config, "options").draw(source, source.left(), images, seed)
+        keys: list[str] = rows["key"].take(pa.array(places)).to_pylist()
+        return keys
+
+    return draw
 
 
 def keeping(module: Any, config: Definition, seed: str = "s0") -> Keep:
-    return lambda rows: rows["key"].take(pa.array(module.keep(rows, config, seed))).to_pylist()
+    def keep(rows: pa.Table) -> list[str]:
+        with source_of(rows) as source:
+            left = Strategy(module, config, "options").keep(source, source.left(), seed)
+            keys: list[str] = source.table(["key"], left)[0]["key"].to_pylist()
+        return keys
+
+    return keep
 
 
 def shuffled(rows: pa.Table, data: st.DataObject) -> pa.Table:

@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from drawing import check_growth, check_keep, keeping, tables
+from drawing import check_growth, check_keep, drawing, keeping, tables
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,8 +67,7 @@ def test_near_any_is_what_comparing_each_with_each_says(found: list[int], others
 
 def exact_then_random(rows: pa.Table, images: int) -> list[str]:
     left = rows.take(pa.array(dedup.keep(rows, dedup.Config(), "s0")))
-    places = random.draw(left, random.Config(), min(images, left.num_rows), "s0")
-    return left["key"].take(pa.array(places)).to_pylist()
+    return drawing(random, random.Config())(left, min(images, left.num_rows))
 
 
 @given(ROWS, st.data())

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from drawing import drawing
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -28,7 +29,7 @@ KEYS = st.lists(st.text("abc0123", min_size=1, max_size=9), unique=True, min_siz
 
 def drawn(keys: list[str], images: int, seed: str = "s0", **options: Any) -> list[str]:
     config = random.Config(**options)
-    return [keys[place] for place in random.draw(pa.table({"key": keys}), config, images, seed)]
+    return drawing(random, config, seed)(pa.table({"key": keys}), images)
 
 
 @given(KEYS, st.data())
@@ -67,7 +68,7 @@ def test_each_image_is_drawn_as_often_as_any() -> None:
     keys = [f"image {number}" for number in range(1000)]
     counts = np.zeros(1000)
     for seed in range(40):
-        counts[random.draw(pa.table({"key": keys}), random.Config(), 100, f"s{seed}")] += 1
+        counts[[keys.index(key) for key in drawn(keys, 100, f"s{seed}")]] += 1
     assert counts.mean() == 4
     assert 3 < counts.var() < 4.2
 
@@ -76,8 +77,10 @@ def test_each_image_is_drawn_as_often_as_any() -> None:
 def test_every_strategy_keeps_the_contract(name: str) -> None:
     module = registry.load("strategy", name)
     assert issubclass(module.Config, Definition)
-    assert hasattr(module, "keep") != hasattr(module, "draw")
-    assert hasattr(module, "draw") == hasattr(module, "nested")
+    entries = [hasattr(module, name) for name in ("meets", "keep", "order", "draw")]
+    assert sum(entries) == 1
+    assert any(entries[2:]) == hasattr(module, "nested")
+    assert callable(module.columns)
     assert not {"size", "nfiles"} & {*module.Config.model_fields}
 
 

@@ -46,13 +46,13 @@ def test_what_is_missing_is_refused_or_allowed(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("000\n001\nnone\n001\n")
     file = pinned(tmp_path / "list.txt")
     with pytest.raises(
-        UserError, match=r"^max_missing_fraction: 1 of the 3 images that .*list\.txt lists are not among"
+        UserError, match=r"^options\.max_missing_fraction: 1 of the 3 images that .*list\.txt lists are not among"
     ):
-        given.keep(ROWS, given.Config(file=file), "s0")
+        keeping(given, given.Config(file=file))(ROWS)
     assert keeping(given, given.Config(file=file, max_missing_fraction=0.4))(ROWS) == ["000", "001"]
     listed = pinned(datacomp(tmp_path / "list.npy", [*UIDS[:3], "0" * 32]))
-    with pytest.raises(UserError, match=r"^max_missing_fraction: 1 of the 4 images"):
-        given.keep(ROWS, given.Config(file=listed, column="uid"), "s0")
+    with pytest.raises(UserError, match=r"^options\.max_missing_fraction: 1 of the 4 images"):
+        keeping(given, given.Config(file=listed, column="uid"))(ROWS)
 
 
 def test_mistakes(tmp_path: Path) -> None:
@@ -61,14 +61,17 @@ def test_mistakes(tmp_path: Path) -> None:
     (tmp_path / "picture.jpg").write_bytes(b"\xff\xd8\xff")
     (tmp_path / "broken.npy").write_bytes(b"no array")
     for config, message in [
-        (given.Config(file=uids), r"^column: not every 'key' is a uid of 32 hexadecimal digits"),
-        (given.Config(file=uids, column="uuid"), r"^column: .* no column 'uuid'; did you mean 'uid'"),
+        (given.Config(file=uids), r"^options\.column: not every 'key' is a uid of 32 hexadecimal digits"),
+        (given.Config(file=uids, column="uuid"), r"^options\.column: .* no column 'uuid'; did you mean 'uid'"),
         (
             given.Config(file=pinned(tmp_path / "other.npy"), column="uid"),
-            r"^file: .*holds int64 of shape \(4,\), not uids",
+            r"^options\.file: .*holds int64 of shape \(4,\), not uids",
         ),
-        (given.Config(file=pinned(tmp_path / "broken.npy"), column="uid"), r"^file: .*broken\.npy is no NumPy array"),
-        (given.Config(file=pinned(tmp_path / "picture.jpg")), r"^file: .*picture\.jpg is no text in UTF-8"),
+        (
+            given.Config(file=pinned(tmp_path / "broken.npy"), column="uid"),
+            r"^options\.file: .*broken\.npy is no NumPy array",
+        ),
+        (given.Config(file=pinned(tmp_path / "picture.jpg")), r"^options\.file: .*picture\.jpg is no text in UTF-8"),
     ]:
         with pytest.raises(UserError, match=message):
-            given.keep(ROWS, config, "s0")
+            keeping(given, config)(ROWS)

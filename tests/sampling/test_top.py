@@ -41,12 +41,12 @@ GOLDEN = ["048", "006", "027", "034"]
 def test_mistakes() -> None:
     rows = pa.table({"key": ["a", "b"], "clip_score": [1.0, np.nan], "caption": ["x", "y"]})
     for column, message in [
-        ("clip_scores", r"^column: the pool's index has no column 'clip_scores'; did you mean 'clip_score'"),
+        ("clip_scores", r"^options\.column: the pool's index has no column 'clip_scores'; did you mean 'clip_score'"),
         (
             "clip_score",
-            r"^column: 1 of 2 images have no 'clip_score'; drop them .* \{column: clip_score, present: true\}",
+            r"^options\.column: some images have no 'clip_score'; drop them .* \{column: clip_score, present: true\}",
         ),
-        ("caption", r"^column: 'caption' holds values of type string; name a column of numbers"),
+        ("caption", r"^options\.column: 'caption' holds values of type string; name a column of numbers"),
     ]:
         with pytest.raises(UserError, match=message):
-            top.draw(rows, top.Config(column=column), 1, "s0")
+            drawing(top, top.Config(column=column))(rows, 1)

@@ -60,6 +60,11 @@ def nested(config: Config) -> bool:
     return True
 
 
+def columns(config: Config) -> list[str]:
+    """None but the key."""
+    return []
+
+
 def draw(rows: pa.Table, config: Config, images: int, seed: str) -> I64:
     """Positions of the drawn rows in the order of the draw.
 

@@ -32,6 +32,11 @@ class Config(Definition):
     salt: str = ""
 
 
+def columns(config: Config) -> list[str]:
+    """That of the hashes."""
+    return [config.column]
+
+
 def keep(rows: pa.Table, config: Config, seed: str) -> npt.NDArray[np.int64]:
     """Positions of the rows that stay.
 

@@ -69,16 +69,20 @@ class Config(Definition):
     where: list[Condition] = Field(min_length=1)
 
 
-def keep(rows: pa.Table, config: Config, seed: str) -> npt.NDArray[np.int64]:
-    """Positions of the rows that meet every condition.
+def columns(config: Config) -> list[str]:
+    """Those of the conditions."""
+    return [condition.column for condition in config.where]
+
+
+def meets(rows: pa.Table, config: Config) -> npt.NDArray[np.bool_]:
+    """Which rows meet every condition.
 
     Args:
         rows: N rows of an index.
         config: options of the strategy.
-        seed: has no influence.
 
     Returns:
-        int64 ``(K,)``, ascending.
+        bool ``(N,)``.
 
     Raises:
         UserError: a column is missing, or its type cannot be compared so; it begins with the option.
@@ -86,7 +90,7 @@ def keep(rows: pa.Table, config: Config, seed: str) -> npt.NDArray[np.int64]:
     kept = np.ones(rows.num_rows, bool)
     for number, condition in enumerate(config.where):
         kept &= _meets(rows, condition, f"where.{number}")
-    return np.flatnonzero(kept)
+    return kept
 
 
 def _meets(rows: pa.Table, condition: Condition, option: str) -> npt.NDArray[np.bool_]:

@@ -7,6 +7,7 @@ items is a uid, 128 bits, of which the first number has the first 16 hexadecimal
 A growing pool adds rows to what is kept and takes none away.
 """
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,45 +30,61 @@ class Config(Definition):
 
     #: The list: ``.npy`` for uids, any other ending for text.
     file: PinnedFile
-    #: Column that the list speaks of; of text, for uids of 32 hexadecimal digits.
+    #: Column that the list speaks of, different in each row; of text, for uids of 32 hexadecimal digits.
     column: str = "key"
     #: Part of the list that the rows may lack, such as images that earlier steps have dropped.
     max_missing_fraction: float = Field(0.0, ge=0, le=1)
 
 
-def keep(rows: pa.Table, config: Config, seed: str) -> npt.NDArray[np.int64]:
-    """Positions of the listed rows.
+def columns(config: Config) -> list[str]:
+    """That which the list speaks of."""
+    return [config.column]
+
+
+def meets(rows: pa.Table, config: Config) -> npt.NDArray[np.bool_]:
+    """Which rows are listed.
 
     Args:
         rows: N rows of an index; the column is looked at.
         config: options of the strategy, the path of the file absolute.
-        seed: has no influence.
 
     Returns:
-        int64 ``(K,)``, ascending.
+        bool ``(N,)``.
 
     Raises:
-        UserError: the file or the column cannot be read, or too much of the list is missing; it begins with the option.
+        UserError: the file or the column cannot be read; it begins with the option.
     """
     values = complete(rows, config.column, "column").cast(pa.large_string())
-    path = Path(config.file.path)
-    if path.suffix == ".npy":
-        wanted = _read_uids(path)
+    wanted = _read(config.file)
+    if isinstance(wanted, np.ndarray):
         own = _parse_uids(values, config.column)
-        listed = np.isin(own, wanted)
-        missing = len(wanted) - len(np.unique(own[listed]))
-    else:
-        lines = pc.unique(pa.array(_read_lines(path), pa.large_string()))
-        wanted = lines
-        listed = pc.is_in(values, lines).to_numpy()
-        missing = len(lines) - len(pc.unique(values.filter(pa.array(listed))))
-    if missing > config.max_missing_fraction * len(wanted):
+        places = np.minimum(np.searchsorted(wanted, own), len(wanted) - 1)
+        return np.asarray(wanted[places] == own) if len(wanted) else np.zeros(len(own), bool)
+    found: npt.NDArray[np.bool_] = pc.is_in(values, wanted).to_numpy()
+    return found
+
+
+def check(kept: int, rows: int, config: Config) -> None:
+    """Compare the number of rows that were kept with the list.
+
+    Raises:
+        UserError: too much of the list is missing; it begins with the option.
+    """
+    listed = len(_read(config.file))
+    missing = listed - kept
+    if missing > config.max_missing_fraction * listed:
         raise UserError(
-            f"max_missing_fraction: {missing} of the {len(wanted)} images that {path} lists are not among the"
-            f" {rows.num_rows} rows; correct the list or 'column' (now '{config.column}'), or raise it (now"
+            f"max_missing_fraction: {missing} of the {listed} images that {config.file.path} lists are not among the"
+            f" {rows} rows; correct the list or 'column' (now '{config.column}'), or raise it (now"
             f" {config.max_missing_fraction:g})."
         )
-    return np.flatnonzero(listed)
+
+
+@lru_cache(maxsize=2)
+def _read(file: PinnedFile) -> pa.Array | npt.NDArray[np.void]:
+    """The list, each image once; uids are sorted."""
+    path = Path(file.path)
+    return _read_uids(path) if path.suffix == ".npy" else pc.unique(pa.array(_read_lines(path), pa.large_string()))
 
 
 def _read_lines(path: Path) -> list[str]:

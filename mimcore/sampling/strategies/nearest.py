@@ -39,6 +39,11 @@ def nested(config: Config) -> bool:
     return True
 
 
+def columns(config: Config) -> list[str]:
+    """None but the key."""
+    return []
+
+
 def draw(rows: pa.Table, config: Config, images: int, seed: str) -> npt.NDArray[np.int64]:
     """Positions of the drawn rows, the nearest first.
 

@@ -5,12 +5,12 @@ beginning of larger ones, the order of rows does not matter, and a grown pool ch
 smaller hashes.
 """
 
-import numpy as np
-import numpy.typing as npt
+from typing import Any
+
 import pyarrow as pa
 
-from mimcore.data.hashing import bottom, salted
 from mimcore.definition import Definition
+from mimcore.sampling.bottom import Order
 
 
 class Config(Definition):
@@ -25,16 +25,11 @@ def nested(config: Config) -> bool:
     return True
 
 
-def draw(rows: pa.Table, config: Config, images: int, seed: str) -> npt.NDArray[np.int64]:
-    """Positions of the drawn rows in the order of the draw.
+def columns(config: Config) -> list[str]:
+    """None but the key."""
+    return []
 
-    Args:
-        rows: N rows of an index; only ``key`` is looked at.
-        config: options of the strategy.
-        images: how many, at most N.
-        seed: name of the replicate, such as ``s0``.
 
-    Returns:
-        ``images`` positions, int64.
-    """
-    return bottom(rows["key"], images, salted(config.salt, seed))
+def order(rows: pa.Table, config: Config, seed: str, facts: Any) -> Order:
+    """Nothing but the hash counts."""
+    return Order()

@@ -4,12 +4,12 @@ As CLIP score filtering keeps a fraction: DataComp (Gadre et al., 2023, section 
 larger ones, the order of rows does not matter, and a grown pool changes a draw by newcomers alone.
 """
 
-import numpy as np
-import numpy.typing as npt
+from typing import Any
+
 import pyarrow as pa
 
-from mimcore.data.hashing import bottom, salted
 from mimcore.definition import Definition
+from mimcore.sampling.bottom import Order
 from mimcore.sampling.columns import numbers
 
 
@@ -29,22 +29,16 @@ def nested(config: Config) -> bool:
     return True
 
 
-def draw(rows: pa.Table, config: Config, images: int, seed: str) -> npt.NDArray[np.int64]:
-    """Positions of the drawn rows, the best first.
+def columns(config: Config) -> list[str]:
+    """That of the scores."""
+    return [config.column]
 
-    Args:
-        rows: N rows of an index; ``key`` and the column of scores are looked at.
-        config: options of the strategy.
-        images: how many, at most N.
-        seed: name of the replicate, such as ``s0``.
 
-    Returns:
-        ``images`` positions, int64.
+def order(rows: pa.Table, config: Config, seed: str, facts: Any) -> Order:
+    """The best first.
 
     Raises:
-        UserError: the column is missing, not of numbers, or some images have no score; it begins with the option.
+        UserError: the column is missing, not of numbers, or an image has no score; it begins with the option.
     """
     scores = numbers(rows, config.column, "column")
-    order = bottom(rows["key"], rows.num_rows, salted(config.salt, seed))
-    by_score = np.argsort((-scores if config.descending else scores)[order], kind="stable")
-    return order[by_score[:images]]
+    return Order(scores=-scores if config.descending else scores)
