@@ -148,13 +148,13 @@ class Bottom:
         inside = np.zeros(len(held.rows), bool)
         inside[self._first(held, times, self._least)] = True
         # Of each stratum that loses rows, the first of these: what comes after it would be lost too.
-        lost = np.flatnonzero(~inside)
-        order = lost[np.lexsort([held.hashes[lost]] if held.scores is None else [held.hashes[lost], held.scores[lost]])]
-        strata = np.zeros(len(order), np.int32) if held.strata is None else held.strata[order]
-        names, places = np.unique(strata, return_index=True)
-        self._last_hash[names] = held.hashes[order[places]]
-        if held.scores is not None:
-            self._last_score[names] = held.scores[order[places]]
+        lost = held.take(~inside)
+        strata = np.zeros(len(lost.rows), np.int32) if lost.strata is None else lost.strata
+        if lost.scores is not None:
+            np.minimum.at(self._last_score, strata, lost.scores)
+            lost, strata = lost.take(equal := lost.scores == self._last_score[strata]), strata[equal]
+            self._last_hash[np.unique(strata)] = _LAST
+        np.minimum.at(self._last_hash, strata, lost.hashes)
         # Rows of a hash that is in stay, since keys decide among them.
         inside[_of_equal_hash(held.hashes)] = True
         self._parts = [held.take(inside)]

@@ -133,8 +133,12 @@ def choose(
     except UserError as error:
         raise UserError(f"{where}.overlap.{error}") from None
     left, steps = pipeline.run_steps(source, left, subset.steps, seed, root, where)
+    pinned = strategy.pinned(root)
+    told: dict[str, Any] = {}
+    if pinned.keeps:
+        left, told = pinned.keep(source, left, seed)
     wanted = _images(subset, name, images, left.count)
-    drawn = strategy.pinned(root).draw(source, left, wanted, seed)
+    drawn = pinned.draw(source, left, wanted, seed)
     record = {
         "subset": name,
         "pool": subset.pool,
@@ -142,6 +146,7 @@ def choose(
         "options": strategy.config.model_dump(mode="json"),
         "seed": seed,
         "nested": strategy.nested(),
+        **told,
         "overlap": overlap,
         "steps": steps,
     }

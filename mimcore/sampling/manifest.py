@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 from mimcore.sampling.source import I64, Source
 
 #: Rows of a row group of the manifest.
-_GROUP = 1 << 17
+_GROUP = 1 << 16
 #: Parts that chosen rows are sorted into while they are read: more would be too many open files.
 _PARTS = 64
 #: Bytes of chosen rows in memory before they go to disk.
-_HELD = 64 << 20
+_HELD = 48 << 20
 
 
 def write_manifest(
@@ -87,7 +87,8 @@ class _Parts:
                 if tables:
                     if part not in self._writers:
                         self._writers[part] = pa.ipc.new_stream(self._files[part], self._schema)
-                    self._writers[part].write_table(pa.concat_tables(tables).combine_chunks())
+                    for table in tables:
+                        self._writers[part].write_table(table)
                     tables.clear()
             self._bytes = 0
 

@@ -41,13 +41,14 @@ class Strategy:
         module: defines ``Config``, ``columns(config)``, which it reads besides ``key``, and one of
 
             * ``meets(rows, config) -> bools``: of each row, whatever the others are, whether it stays; and if need be
-              ``check(kept, rows, config)``, which refuses a number of rows that were kept of so many;
+              ``check(kept, rows, config) -> dict`` for the card, which may refuse a number of rows kept of so many;
             * ``keep(rows, config, seed) -> positions`` of those that stay among all rows, ascending;
             * ``order(rows, config, seed, facts) -> Order`` in which rows are drawn, and if need be
               ``survey(scan, config) -> facts``, which looks at all of them before;
             * ``draw(rows, config, images, seed) -> positions`` among all rows, in the order of the draw;
 
-            with the last two ``nested(config) -> bool``. What they raise begins with the name of an option.
+            with the last two ``nested(config) -> bool``; or ``meets`` and one of the last two. What they raise
+            begins with the name of an option.
         config: its options.
         where: dotted path of the options.
     """
@@ -63,15 +64,15 @@ class Strategy:
 
     @property
     def draws(self) -> bool:
-        """Whether it takes so many images."""
-        return not self.keeps
+        """Whether it takes so many images; of those that it keeps, if it does both."""
+        return hasattr(self.module, "order") or hasattr(self.module, "draw")
 
     def pinned(self, root: Path) -> "Strategy":
         """The same with the files of its options looked up below ``root``, and found to be those that were pinned."""
         return Strategy(self.module, located(self.config, root, self.where), self.where)
 
-    def keep(self, source: Source, left: Left, seed: str) -> Left:
-        """The rows that stay of those that are left."""
+    def keep(self, source: Source, left: Left, seed: str) -> tuple[Left, dict[str, Any]]:
+        """The rows that stay of those that are left; and what the card tells of it."""
         try:
             self._try(source)
             if hasattr(self.module, "meets"):
@@ -80,11 +81,10 @@ class Strategy:
                         lambda rows, numbers: numbers[self.module.meets(rows, self.config)], self._columns(), left
                     )
                 )
-                if hasattr(self.module, "check"):
-                    self.module.check(found.count, left.count, self.config)
-                return found
+                told = self.module.check(found.count, left.count, self.config) if hasattr(self.module, "check") else {}
+                return found, told
             rows, numbers = source.table(self._columns(), left)
-            return left.only(iter([numbers[self.module.keep(rows, self.config, seed)]]))
+            return left.only(iter([numbers[self.module.keep(rows, self.config, seed)]])), {}
         except UserError as error:
             raise self._placed(error) from None
 
@@ -171,7 +171,7 @@ def load_step(step: Step, where: str) -> Strategy:
         UserError: as ``load``, or ``images`` is missing or too much.
     """
     strategy = load(step.strategy, step.options, where)
-    if strategy.keeps and step.images is not None:
+    if not strategy.draws and step.images is not None:
         raise UserError(
             f"{where}.images: the strategy '{step.strategy}' keeps what fits and draws no number; take it out."
         )
@@ -231,12 +231,15 @@ def run_steps(
         path = f"{where}.steps.{number}"
         declared = load_step(step, path)
         strategy, before = declared.pinned(root), left.count
-        if step.images is None:
-            left = strategy.keep(source, left, seed)
-        elif step.images > before:
-            raise UserError(f"{path}.images: {step.images} are asked for, but {before} are left; ask for fewer.")
-        else:
+        told: dict[str, Any] = {}
+        if strategy.keeps:
+            left, told = strategy.keep(source, left, seed)
+        if step.images is not None:
+            if step.images > left.count:
+                raise UserError(
+                    f"{path}.images: {step.images} are asked for, but {left.count} are left; ask for fewer."
+                )
             left = left.only(iter([np.sort(strategy.draw(source, left, step.images, seed))]))
         record = {"strategy": step.strategy, "options": declared.config.model_dump(mode="json")}
-        records.append({**record, "rows_in": before, "rows_out": left.count})
+        records.append({**record, "rows_in": before, "rows_out": left.count, **told})
     return left, records

@@ -20,7 +20,7 @@ I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 #: Rows of a table that is handed out, at most.
-BATCH = 1 << 16
+BATCH = 1 << 15
 #: Bytes of a column that are read at a time; without, a whole row group would be in memory.
 _BUFFER = 1 << 20
 #: Threads that read: more than these wait for one another.
@@ -196,7 +196,7 @@ class Source:
     def _opened(self, file: Path) -> pq.ParquetFile:
         try:
             # The end of a file, which grows with its row groups, is read once.
-            return pq.ParquetFile(file, metadata=self._ends.get(file), buffer_size=_BUFFER)
+            return pq.ParquetFile(file, metadata=self._ends.get(file), buffer_size=_BUFFER, pre_buffer=False)
         except FileNotFoundError:
             raise UserError(f"{file} is missing; bring it up to date with 'dvc repro'.") from None
         except (OSError, pa.ArrowException) as error:

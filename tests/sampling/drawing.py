@@ -63,7 +63,7 @@ def drawing(module: Any, config: Definition, seed: str = "s0") -> Draw:
 def keeping(module: Any, config: Definition, seed: str = "s0") -> Keep:
     def keep(rows: pa.Table) -> list[str]:
         with source_of(rows) as source:
-            left = Strategy(module, config, "options").keep(source, source.left(), seed)
+            left, _ = Strategy(module, config, "options").keep(source, source.left(), seed)
             keys: list[str] = source.table(["key"], left)[0]["key"].to_pylist()
         return keys
 

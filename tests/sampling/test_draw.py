@@ -77,9 +77,12 @@ def test_each_image_is_drawn_as_often_as_any() -> None:
 def test_every_strategy_keeps_the_contract(name: str) -> None:
     module = registry.load("strategy", name)
     assert issubclass(module.Config, Definition)
-    entries = [hasattr(module, name) for name in ("meets", "keep", "order", "draw")]
-    assert sum(entries) == 1
-    assert any(entries[2:]) == hasattr(module, "nested")
+    keeps, draws = (
+        hasattr(module, "meets") or hasattr(module, "keep"),
+        hasattr(module, "order") or hasattr(module, "draw"),
+    )
+    assert keeps or draws
+    assert draws == hasattr(module, "nested")
     assert callable(module.columns)
     assert not {"size", "nfiles"} & {*module.Config.model_fields}
 
