@@ -9,8 +9,8 @@
 
 all modulo 2^64. The hash of a key with a whole-numbered seed starts from ``state = mix(seed + G * length)``, where
 ``G`` is the added constant and ``length`` counts the bytes of the key in UTF-8, and takes in the key in little-endian
-words of eight bytes, the last filled up with zeros: ``state = mix(state ^ word)``. A seed that is text is first hashed
-so with seed 0.
+words of eight bytes, the last filled up with zeros: ``state = mix(state ^ word)``. A key that is a whole number is one
+word, modulo 2^64, of length 8. A seed that is text is first hashed so with seed 0.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def hash64(keys: pa.Array | pa.ChunkedArray | Sequence[str], seed: int | str) ->
     """Hash each key to 64 bits.
 
     Args:
-        keys: N strings, none of them null.
+        keys: N strings or whole numbers, none of them null.
         seed: an int, taken modulo 2^64, or a text.
 
     Returns:
@@ -70,6 +70,10 @@ def hash64(keys: pa.Array | pa.ChunkedArray | Sequence[str], seed: int | str) ->
         keys = pa.array(list(keys), pa.large_string())
     if keys.null_count:
         raise ValueError("a key is null")
+    if pa.types.is_integer(keys.type):
+        return mix(
+            mix(seed64(seed) + 8 * int(GOLDEN) & 2**64 - 1) ^ keys.to_numpy(zero_copy_only=False).astype(np.uint64)
+        )
     keys = keys.cast(pa.large_string())
     offsets = np.frombuffer(keys.buffers()[1], np.int64)[keys.offset : keys.offset + len(keys) + 1]
     text = np.frombuffer(keys.buffers()[2] or b"", np.uint8)

@@ -64,11 +64,13 @@ class _Rows:
 class Bottom:
     """Collects the first rows."""
 
-    def __init__(self, images: int) -> None:
+    def __init__(self, images: int, total: int | None = None) -> None:
         """Nothing yet.
 
         Args:
             images: k, how many are wanted.
+            total: rows that will come, if there are neither scores nor strata: all but the k smallest hashes and few
+                more are then forgotten at once. Check ``enough`` in the end.
         """
         self._images = images
         self._least = max(images, 1)
@@ -77,7 +79,9 @@ class Bottom:
         # Of each stratum met, in the order of meeting; where there are none, of the one that all rows are of.
         self._strata: dict[int, int] = {}
         self._weights: list[float] = []
-        self._last_hash = np.array([_LAST])
+        # Six standard deviations more than are wanted: too few come once in a billion draws.
+        share = (images + 6 * images**0.5 + 16) / total if total else 1.0
+        self._last_hash = np.array([min(int(share * 2**64), 2**64 - 1)], np.uint64)
         self._last_score = np.array([np.inf])
 
     def add(self, rows: I64, hashes: U64, order: Order) -> None:
@@ -95,6 +99,11 @@ class Bottom:
         self._count += len(found.rows)
         if self._count > 2 * self._least + _LEAST:
             self._prune()
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are as many as are wanted; if not, they have to come once more, their ``total`` untold."""
+        return self._count >= self._images
 
     def result(self, keys: Callable[[I64], list[str]]) -> I64:
         """Numbers of the first k rows, in their order.

@@ -113,7 +113,7 @@ class Strategy:
 
     def _in_order(self, source: Source, left: Left, images: int, seed: str) -> I64:
         def work(rows: pa.Table, numbers: I64) -> tuple[I64, U64, Order]:
-            return numbers, hash64(rows["key"], hash_seed), self.module.order(rows, self.config, seed, facts)
+            return numbers, hash64(rows[source.key], hash_seed), self.module.order(rows, self.config, seed, facts)
 
         def scan(work: Callable[[pa.Table], T]) -> Iterator[T]:
             return source.scan(lambda rows, _: work(rows), self.module.columns(self.config), left)
@@ -125,9 +125,14 @@ class Strategy:
 
         hash_seed = salted(getattr(self.config, "salt", ""), seed)
         facts = self.module.survey(scan, self.config) if hasattr(self.module, "survey") else None
-        first = Bottom(images)
-        for found in source.scan(work, self._columns(), left):
-            first.add(*found)
+        names = list(dict.fromkeys([source.key, *self.module.columns(self.config)]))
+        by_hash = not self.module.columns(self.config)
+        for total in (left.count, None) if by_hash else (None,):
+            first = Bottom(images, total)
+            for found in source.scan(work, names, left):
+                first.add(*found)
+            if first.enough:
+                break
         return first.result(keys)
 
     def _columns(self) -> list[str]:

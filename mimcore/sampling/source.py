@@ -80,6 +80,7 @@ class Source:
     """Parquet files, one after the other, as one long table.
 
     Attributes:
+        key: the column whose values are the keys, text or whole numbers.
         rows: N, rows in all.
         schema: of the columns, ``key`` among them.
     """
@@ -89,12 +90,12 @@ class Source:
 
         Args:
             files: in their order, all with the same columns.
-            key: column whose values are the keys, as text; it is there as ``key`` too.
+            key: column whose values are the keys; as text they are there as ``key`` too.
 
         Raises:
             UserError: a file is missing or broken, or has other columns than the first.
         """
-        self._key = key
+        self.key = key
         self._ends: dict[Path, pq.FileMetaData] = {}
         self.groups: list[Group] = []
         self.rows = 0
@@ -172,21 +173,21 @@ class Source:
         if mask is not None and not mask.any():
             return []
         found, first = [], 0
-        renamed = self._key != "key" and "key" in columns
-        stored = list(dict.fromkeys(self._key if name == "key" else name for name in columns))
+        renamed = self.key != "key" and "key" in columns
+        stored = list(dict.fromkeys(self.key if name == "key" else name for name in columns))
         with self._opened(group.file) as file:
             try:
                 for batch in file.iter_batches(BATCH, row_groups=[group.number], columns=stored, use_threads=False):
                     rows = pa.Table.from_batches([batch])
+                    if self.key in stored and rows[self.key].null_count:
+                        raise UserError(f"{group.file}: some rows have no '{self.key}', which is their key; drop them.")
                     numbers = np.arange(group.first + first, group.first + first + batch.num_rows)
                     if mask is not None:
                         own = mask[first : first + batch.num_rows]
                         rows, numbers = rows.filter(pa.array(own)), numbers[own]
                     first += batch.num_rows
                     if renamed:
-                        keys = rows[self._key].cast(pa.string())
-                        if keys.null_count:
-                            raise UserError(f"{group.file}: {keys.null_count} rows have no '{self._key}', their key.")
+                        keys = rows[self.key].cast(pa.string())
                         rows = pa.table([keys if name == "key" else rows[name] for name in columns], names=columns)
                     found.append(work(rows.select(columns), numbers))
             except (OSError, pa.ArrowException) as error:

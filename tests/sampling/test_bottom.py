@@ -63,6 +63,18 @@ def test_parts_in_any_order_give_what_sorting_all_gives(
     assert found.tolist() == whole(rows, images, scored, strata is not None, weights)
 
 
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=200), st.data())
+def test_told_the_total_it_finds_the_same_or_asks_again(hashes: list[int], data: st.DataObject) -> None:
+    images = data.draw(st.integers(0, len(hashes)))
+    first = Bottom(images, len(hashes))
+    first.add(np.arange(len(hashes)), np.array(hashes, np.uint64), Order())
+    if first.enough:
+        order = sorted(range(len(hashes)), key=lambda number: (hashes[number], number))
+        assert first.result(lambda rows: [f"{row:03d}" for row in rows]).tolist() == order[:images]
+    else:
+        assert sum(value <= 2**64 * (images + 6 * images**0.5 + 16) / len(hashes) for value in hashes) < images
+
+
 def test_it_holds_little() -> None:
     first = Bottom(1000)
     generator = np.random.default_rng(0)
