@@ -18,10 +18,11 @@ def uniform(seed: int | str, samples: I64, count: int) -> F64:
     """``count`` numbers for each of n samples, uniform in [0, 1); float64 ``(n, count)``."""
     keys = mix(mix(samples.astype(np.uint64)) ^ np.uint64(seed64(seed)))
     bits = mix(keys[:, None] ^ mix(np.arange(count, dtype=np.uint64)))
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    numbers: F64 = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers
 
 
-def draw_crops(
+def draw_boxes(
     seed: int | str,
     samples: I64,
     heights: I64,
@@ -53,8 +54,8 @@ def draw_crops(
     top = (numbers[:, 2] * (tall - rows + 1)).astype(np.int64)
     left = (numbers[:, 3] * (wide - columns + 1)).astype(np.int64)
     tried = np.stack([top, left, rows, columns], axis=2)
-    first = np.take_along_axis(tried, fits.argmax(axis=1)[:, None, None], axis=1)[:, 0]
-    return np.where(fits.any(axis=1)[:, None], first, _central(heights, widths, ratio))
+    first = np.take_along_axis(tried, np.argmax(fits, axis=1)[:, None, None], axis=1)[:, 0]
+    return np.where(np.any(fits, axis=1, keepdims=True), first, _central(heights, widths, ratio))
 
 
 def _central(heights: I64, widths: I64, ratio: tuple[float, float]) -> I64:

@@ -4,7 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -148,10 +148,29 @@ class Images:
         return f"'{key}' in {shard}"
 
 
+class Encoded(Protocol):
+    """Images as ``Images`` offers them before they are decoded."""
+
+    shape: Shape
+    channels: int
+
+    def sizes(self, positions: I64) -> tuple[I64, I64]:
+        """Heights and widths of whole images."""
+        ...
+
+    def encoded(self, positions: I64) -> Iterator[tuple[int, bytes]]:
+        """Positions with encoded bytes."""
+        ...
+
+    def explained(self, position: int) -> AbstractContextManager[None]:
+        """Name the image in an error."""
+        ...
+
+
 class View(Protocol):
     """How a sample shows its image, where that is not its largest centred part."""
 
-    def get(self, images: Images, positions: I64, samples: I64, repeats: int) -> U8:
+    def get(self, images: Encoded, positions: I64, samples: I64, repeats: int) -> U8:
         """Pixels of n samples, a function of (image, sample) alone; uint8 ``(n, C, H, W)``."""
         ...
 

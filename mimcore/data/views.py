@@ -17,8 +17,8 @@ from PIL import Image
 from torch.nn import functional
 
 from mimcore.data.decode import MAX_PIXELS, U8, DecodeError, Shape, decode
-from mimcore.data.draws import I64, draw_crops
-from mimcore.data.loader import Images
+from mimcore.data.draws import I64, draw_boxes
+from mimcore.data.loader import Encoded
 
 #: What stands in a JPEG that may have to be turned: EXIF, or the XMP that Pillow reads in its place.
 _TURNED = (b"Exif\x00\x00", b"tiff:Orientation")
@@ -48,7 +48,7 @@ class RandomCrops:
     scale: tuple[float, float]
     ratio: tuple[float, float]
 
-    def get(self, images: Images, positions: I64, samples: I64, repeats: int = 1) -> U8:
+    def get(self, images: Encoded, positions: I64, samples: I64, repeats: int = 1) -> U8:
         """Decode the crops of n samples.
 
         Args:
@@ -70,7 +70,7 @@ class RandomCrops:
         tall, wide = images.sizes(positions[starts])
         # All repeats of an image decide on its scale, so that it is the same wherever a batch is cut in two.
         family = (samples[starts] // repeats)[:, None] * repeats + np.arange(repeats)
-        boxes = draw_crops(
+        boxes = draw_boxes(
             self.seed, family.ravel(), np.repeat(tall, repeats), np.repeat(wide, repeats), self.scale, self.ratio
         ).reshape(-1, repeats, 4)
         shrinks = shrink(boxes, (height, width))
@@ -150,8 +150,8 @@ def resample(pixels: U8, shape: Shape) -> U8:
     if min(pixels.strides) < 0:  # turned, which torch does not know
         pixels = np.ascontiguousarray(pixels)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-    resampled: U8 = functional.interpolate(tensor, shape, mode="bicubic", antialias=True).numpy()
-    return resampled[0]
+    resampled: U8 = functional.interpolate(tensor, shape, mode="bicubic", antialias=True)[0].numpy()
+    return resampled
 
 
 def _nearest(place: int, divisor: int) -> int:
