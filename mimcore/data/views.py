@@ -6,33 +6,17 @@ kinds of image, and JPEGs of other colours than YCbCr, RGB and grey, go through 
 rule for what becomes of an image is the one that is written there.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import simplejpeg
 import torch
-from PIL import Image
 from torch.nn import functional
 
-from mimcore.data.decode import MAX_PIXELS, U8, DecodeError, Shape, decode
+from mimcore.data.decode import U8, Shape, decode
 from mimcore.data.draws import I64, draw_boxes
+from mimcore.data.jpeg import decode_jpeg
 from mimcore.data.loader import Encoded
-
-#: What stands in a JPEG that may have to be turned: EXIF, or the XMP that Pillow reads in its place.
-_TURNED = (b"Exif\x00\x00", b"tiff:Orientation")
-#: Views of a stored picture that set it upright, by EXIF orientation (tag 0x0112): flip down, flip across, transpose.
-_UPRIGHT = {
-    2: (False, True, False),
-    3: (True, True, False),
-    4: (True, False, False),
-    5: (False, False, True),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (False, True, True),
-}
-
 
 @dataclass(frozen=True)
 class RandomCrops:
@@ -58,13 +42,13 @@ class RandomCrops:
             repeats: samples ``k * repeats .. (k + 1) * repeats - 1`` show the same image, which is decoded once.
 
         Returns:
-            uint8 ``(n, C, H, W)``.
+            uint8 ``(n, C, H, W)``, channels last in memory.
 
         Raises:
             UserError: as in ``Images.get``.
         """
         height, width = images.shape
-        pixels = np.empty((len(samples), images.channels, height, width), np.uint8)
+        pixels = np.empty((len(samples), height, width, images.channels), np.uint8)
         starts = np.flatnonzero(np.r_[True, samples[1:] // repeats != samples[:-1] // repeats])
         ends = np.r_[starts[1:], len(samples)]
         tall, wide = images.sizes(positions[starts])
@@ -74,13 +58,14 @@ class RandomCrops:
             self.seed, family.ravel(), np.repeat(tall, repeats), np.repeat(wide, repeats), self.scale, self.ratio
         ).reshape(-1, repeats, 4)
         shrinks = shrink(boxes, (height, width))
+        lowest = (boxes[..., 0] + boxes[..., 2]).max(axis=1)
         for k, (position, data) in enumerate(images.encoded(positions[starts])):
             with images.explained(position):
-                whole, divisor = decode_scaled(data, int(shrinks[k]), images.channels)
+                whole, divisor = decode_scaled(data, int(shrinks[k]), images.channels, int(lowest[k]))
             shown = boxes[k, int(samples[starts[k]]) % repeats :].tolist()
             for place, box in zip(range(starts[k], ends[k]), shown, strict=False):
                 pixels[place] = resample(cut(whole, box, divisor), (height, width))
-        return pixels
+        return pixels.transpose(0, 3, 1, 2)
 
 
 def shrink(boxes: I64, shape: Shape) -> I64:
@@ -94,8 +79,14 @@ def shrink(boxes: I64, shape: Shape) -> I64:
     return np.select([room >= 8, room >= 4, room >= 2], [8, 4, 2], 1).astype(np.int64)
 
 
-def decode_scaled(data: bytes, divisor: int, channels: int) -> tuple[U8, int]:
+def decode_scaled(data: bytes, divisor: int, channels: int, rows: int | None = None) -> tuple[U8, int]:
     """Decode an image, at ``1 / divisor`` of its size where it is a plain JPEG.
+
+    Args:
+        data: the encoded bytes.
+        divisor: 1, 2, 4 or 8.
+        channels: 3 for RGB, 1 for luma.
+        rows: how many from the top are needed, in pixels of the whole image; those below may be missing.
 
     Returns:
         uint8 ``(ceil(height / d), ceil(width / d), channels)``, upright, and ``d``: the divisor, or 1.
@@ -104,35 +95,10 @@ def decode_scaled(data: bytes, divisor: int, channels: int) -> tuple[U8, int]:
         DecodeError: as in ``decode``.
     """
     if data[:2] == b"\xff\xd8":
-        try:
-            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-            if height * width > MAX_PIXELS:
-                raise DecodeError(f"decompression bomb: {width}x{height} pixels")
-            if colours in ("YCbCr", "RGB", "Gray"):
-                pixels = simplejpeg.decode_jpeg(
-                    data,
-                    "RGB" if channels == 3 else "GRAY",
-                    min_height=-(-height // divisor),
-                    min_width=-(-width // divisor),
-                )
-                return _upright(pixels, data), divisor
-        except DecodeError:
-            raise
-        except ValueError:
-            pass  # Pillow decides, which forgives what can be shown.
+        pixels = decode_jpeg(data, divisor, channels, rows)
+        if pixels is not None:
+            return pixels, divisor
     return np.ascontiguousarray(decode(data, channels=channels).transpose(1, 2, 0)), 1
-
-
-def _upright(pixels: U8, data: bytes) -> U8:
-    if not any(mark in data for mark in _TURNED):
-        return pixels
-    with Image.open(io.BytesIO(data)) as image:
-        orientation = image.getexif().get(0x0112, 1)
-    if orientation not in _UPRIGHT:
-        return pixels
-    down, across, transposed = _UPRIGHT[orientation]
-    pixels = pixels[:: -1 if down else 1, :: -1 if across else 1]
-    return pixels.transpose(1, 0, 2) if transposed else pixels
 
 
 def cut(pixels: U8, box: Sequence[int], divisor: int) -> U8:
@@ -144,13 +110,12 @@ def cut(pixels: U8, box: Sequence[int], divisor: int) -> U8:
 
 
 def resample(pixels: U8, shape: Shape) -> U8:
-    """Resample ``(h, w, C)`` to ``(C, *shape)``: bicubic with antialiasing, the filter of Pillow and torchvision."""
+    """Resample ``(h, w, C)`` to ``(*shape, C)``: bicubic with antialiasing, the filter of Pillow and torchvision."""
     if pixels.shape[:2] == shape:
-        return pixels.transpose(2, 0, 1)
-    if min(pixels.strides) < 0:  # turned, which torch does not know
-        pixels = np.ascontiguousarray(pixels)
-    tensor = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-    resampled: U8 = functional.interpolate(tensor, shape, mode="bicubic", antialias=True)[0].numpy()
+        return pixels
+    # In this order torch sees that the channels are last, for which it has vector code; a view of three dimensions hides it.
+    tensor = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
+    resampled: U8 = functional.interpolate(tensor, shape, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
     return resampled
 
 
