@@ -1,6 +1,7 @@
 """Batches made by worker processes, and batches brought to the device ahead of their step."""
 
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,15 +34,18 @@ def stream(batches: Batches, start_step: int, stop_step: int) -> Iterator[U8]:
     context.set_forkserver_preload([__name__])
     with tempfile.TemporaryDirectory(prefix="mimcore-rows-") as folder:
         steps = _Steps(batches, Path(folder) / "rows.arrow")
-        loader: DataLoader[Any] = DataLoader(
-            steps,
-            batch_size=None,
-            sampler=range(start_step, stop_step),
-            num_workers=batches.workers,
-            prefetch_factor=PREFETCH,
-            multiprocessing_context=context,
-        )
-        waiting = iter(loader)
+        with warnings.catch_warnings():
+            # More workers than cores are what the user asked for.
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            loader: DataLoader[Any] = DataLoader(
+                steps,
+                batch_size=None,
+                sampler=range(start_step, stop_step),
+                num_workers=batches.workers,
+                prefetch_factor=PREFETCH,
+                multiprocessing_context=context,
+            )
+            waiting = iter(loader)
         try:
             while True:
                 try:
@@ -74,8 +78,7 @@ class _Steps(Dataset[Any]):
         self._file = file
         self._images = (images.options, images.image_size, images.root, images.channels)
         self._stream = {
-            name: getattr(batches, name)
-            for name in ("batch_size", "seed", "view", "repeats", "rank", "world_size")
+            name: getattr(batches, name) for name in ("batch_size", "seed", "view", "repeats", "rank", "world_size")
         }
 
     def __getitem__(self, step: int) -> Tensor | UserError:

@@ -18,6 +18,7 @@ from mimcore.data.draws import I64, draw_boxes
 from mimcore.data.jpeg import decode_jpeg
 from mimcore.data.loader import Encoded
 
+
 @dataclass(frozen=True)
 class RandomCrops:
     """Random resized crops taken from whole images, as MAE's (He et al. 2022, table 8) and torchvision's are.

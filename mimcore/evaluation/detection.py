@@ -80,7 +80,9 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
             f"{encoder.patch_size} pixels; choose one that is."
         )
     if encoder.channels != 3:
-        raise UserError(f"{context.where}: detection needs an encoder of three channels; this one has {encoder.channels}.")
+        raise UserError(
+            f"{context.where}: detection needs an encoder of three channels; this one has {encoder.channels}."
+        )
     scenes = Scenes(data.train, config.image_size, context.cache_mib // 2, config.one_class)
     test = Scenes(data.test, config.image_size, 0, config.one_class)
     names = ["object"] if config.one_class else data.box_classes

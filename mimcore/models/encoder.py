@@ -170,9 +170,7 @@ def build(config: Config) -> Encoder:
         positions = sincos_positions(module.embed_dim, module.patch_embed.grid_size, module.num_prefix_tokens)
         module.pos_embed.copy_(positions[:, -module.pos_embed.shape[1] :])
     module.pos_embed.requires_grad_(False)
-    return Encoder(
-        module, config.architecture, kwargs | given, config.image_size, *statistics(config.channels)
-    )
+    return Encoder(module, config.architecture, kwargs | given, config.image_size, *statistics(config.channels))
 
 
 def initialize(module: nn.Module) -> None:

@@ -218,9 +218,7 @@ def train_step(run: Run, images: torch.Tensor) -> None:
     if schedule.crop_from == "image":
         pixels = random_flip(images, draws) if schedule.horizontal_flip else images
     else:
-        pixels = random_resized_crop(
-            images, schedule.crop_scale, schedule.crop_ratio, schedule.horizontal_flip, draws
-        )
+        pixels = random_resized_crop(images, schedule.crop_scale, schedule.crop_ratio, schedule.horizontal_flip, draws)
     with autocast(run.device, schedule.precision):
         loss = run.objective(run.encoder.normalize(pixels), generator(run.seed, "mask", step))["loss"]
     loss.backward()
