@@ -234,7 +234,7 @@ class Batches:
         return positions_of(len(self.images), self.seed, first, int(turns[-1]) - first + 1)[turns - first]
 
     def batch(self, step: int) -> U8:
-        """This rank's part of the batch of a step, counted from 0: uint8 ``(B / world_size, C, H, W)``.
+        """The rank's part of the batch of a step, counted from 0: uint8 ``(B / world_size, C, H, W)``.
 
         A pure function of (seed, step, rank, world size).
         """

@@ -72,7 +72,7 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
     ``detections.png`` in ``context.folder`` shows the first test images.
 
     Raises:
-        UserError: the patch does not divide ``image_size``, the encoder does not take RGB, boxes are missing, or the loss stops being finite.
+        UserError: the patch does not divide ``image_size``, the encoder takes no RGB, boxes are missing, or the loss is not finite.
     """
     if config.image_size % encoder.patch_size:
         raise UserError(
