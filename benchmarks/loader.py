@@ -2,7 +2,8 @@
 
 python benchmarks/loader.py --photographs FOLDER_OF_TARS
 
-Images per second of CPU time, one thread each: what a core does, however busy the others are.
+Images per second of CPU time, one thread each: what a core does, however busy the others are. With --workers, images per
+second of the clock as well, by kind and number of workers, which says something on an idle machine only.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from torchvision.transforms import v2
 
+from mimcore.data import processes
 from mimcore.data.crops import random_flip
 from mimcore.data.draws import draw_boxes
 from mimcore.data.index import build_index
@@ -140,12 +142,14 @@ def web(folder: Path) -> Work:
     return lambda: iter(loader)
 
 
-def ours(folder: Path, count: int) -> dict[str, Work]:
+def table_of(folder: Path) -> Images:
     options = {"format": "tar", "path": "tars", "val_images": 1, "perceptual_hash": False}
     scan(load_pool("photographs", options, folder), folder / "listing.json")
     build_index("photographs", options, folder / "listing.json", folder / "index", folder, folder / "scratch")
-    rows = read_split(folder / "index", "train")
-    images = Images(options, rows, SIZE, folder)
+    return Images(options, read_split(folder / "index", "train"), SIZE, folder)
+
+
+def ours(images: Images, count: int) -> dict[str, Work]:
     batches = Batches(images, BATCH, "s0", view=RandomCrops("s0", SCALE, RATIO))
     mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
     generator = torch.Generator().manual_seed(0)
@@ -154,7 +158,7 @@ def ours(folder: Path, count: int) -> dict[str, Work]:
         for batch in batches.stream(0, count):
             yield (random_flip(torch.from_numpy(batch), generator).float() / 255 - mean) / std
 
-    positions = np.arange(len(rows))
+    positions = np.arange(len(images))
     tall, wide = images.sizes(positions)
     boxes = draw_boxes("s0", positions, tall, wide, SCALE, RATIO)
     divisors = shrink(boxes[:, None], (SIZE, SIZE)).tolist()
@@ -179,29 +183,54 @@ def images_per_second(work: Work) -> float:
     return batches * BATCH / (time.process_time() - start)
 
 
+def by_workers(images: Images, most: int, repeats: int, steps: int = 40) -> dict[str, float]:
+    """Images per second of the clock, once the workers are under way."""
+    rates: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        for workers in range(1, most + 1):
+            for kind, stream in (("thread", Batches.stream), ("process", processes.stream)):
+                batches = Batches(images, BATCH, "s0", workers, RandomCrops("s0", SCALE, RATIO))
+                made = stream(batches, 0, steps + 3 * workers)
+                for _ in range(3 * workers):
+                    next(made)
+                start = time.perf_counter()
+                done = sum(1 for _ in made)
+                name = f"{workers} {kind}{'' if workers == 1 else 'es' if kind == 'process' else 's'}"
+                rates.setdefault(name, []).append(done * BATCH / (time.perf_counter() - start))
+    return {name: median(found) for name, found in rates.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--photographs", type=Path, default=DEFAULT, help="folder of tars with JPEGs")
     parser.add_argument("--repeats", type=int, default=5, help="how often all are timed, in turns")
+    parser.add_argument("--workers", type=int, default=0, help="time 1 to so many threads and processes too")
     arguments = parser.parse_args()
     # As a training process does it; one thread, since a worker has one.
     Execution(device="cpu", threads=1).start()
     photos = photographs(arguments.photographs)
     rows = []
     table = Table("setting", "ours, images/s", *(f"over {peer}" for peer in PEERS), "flip, normalise too: over MAE")
+    workers = Table("setting", "workers", "images/s by the clock", "over 1 thread")
     for setting, mosaic in SETTINGS.items():
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             images = photos if mosaic is None else mosaics(photos, *mosaic)
             write(folder, images)
-            ways = ours(folder, len(images) // BATCH) | {"MAE": mae(folder), "webdataset": web(folder)}
+            indexed = table_of(folder)
+            ways = ours(indexed, len(images) // BATCH) | {"MAE": mae(folder), "webdataset": web(folder)}
             rates: dict[str, list[float]] = {way: [] for way in ways}
             for turn in range(arguments.repeats + 1):  # in turns, so that a slow minute strikes all
                 for way, work in ways.items():
                     rate = images_per_second(work)
                     rates[way] += [rate] if turn else []  # the first warms up
+            clock = by_workers(indexed, arguments.workers, arguments.repeats) if arguments.workers else {}
         medians = {way: median(found) for way, found in rates.items()}
+        for name, value in clock.items():
+            row = {"benchmark": "loader", "setting": f"{setting}, by the clock", "implementation": name}
+            rows.append(row | {"value": value, "unit": "images/s"})
+            workers.add_row(setting, name, f"{value:,.0f}", f"{value / clock['1 thread']:.2f}")
         for way, value in medians.items():
             rows.append(
                 {"benchmark": "loader", "setting": setting, "implementation": way, "value": value, "unit": "images/s"}
@@ -214,6 +243,8 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
     Console().print(table)
+    if arguments.workers:
+        Console().print(workers)
 
 
 if __name__ == "__main__":
