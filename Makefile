@@ -42,6 +42,7 @@ format: setup  ## rewrite the code in the house format
 
 bench: setup  ## time this code beside its peers
 	python benchmarks/crops.py
+	python benchmarks/loader.py
 	python benchmarks/threads.py
 	python benchmarks/flows.py
 

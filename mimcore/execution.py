@@ -21,8 +21,10 @@ class Execution(Definition):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     #: CPU threads of one process; 0 takes as many as OMP_NUM_THREADS says, else every core that the process may use.
     threads: int = Field(0, ge=0)
-    #: Threads that read and decode images ahead of the training step; 0 decodes in the training thread.
+    #: Workers that read and decode images ahead of the training step; 0 decodes in the training thread.
     workers: int = Field(1, ge=0)
+    #: What they are. Threads share the memory of decoded images; processes do more on many cores (docs/loader.md).
+    worker_kind: Literal["thread", "process"] = "thread"
     #: Memory for decoded images, MiB: a data set that fits is decoded once per process.
     image_cache_mib: int = Field(1024, ge=0)
     #: Seconds between checkpoints of a run in progress.

@@ -40,6 +40,12 @@ def random_resized_crop(
     return pixels.clamp_(0, 255)
 
 
+def random_flip(images: Tensor, generator: Generator) -> Tensor:
+    """Mirror each of B images ``(B, C, H, W)`` with probability one half; a CPU generator draws the same for every device."""
+    mirrored = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+    return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+
+
 def draw_crops(
     batch: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -72,12 +72,16 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
     ``detections.png`` in ``context.folder`` shows the first test images.
 
     Raises:
-        UserError: the patch does not divide ``image_size``, boxes are missing, or the loss stops being finite.
+        UserError: the patch does not divide ``image_size``, the encoder takes no RGB, boxes are missing, or the loss is not finite.
     """
     if config.image_size % encoder.patch_size:
         raise UserError(
             f"{context.where}.image_size: {config.image_size} is not a multiple of the encoder's patch of "
             f"{encoder.patch_size} pixels; choose one that is."
+        )
+    if encoder.channels != 3:
+        raise UserError(
+            f"{context.where}: detection needs an encoder of three channels; this one has {encoder.channels}."
         )
     scenes = Scenes(data.train, config.image_size, context.cache_mib // 2, config.one_class)
     test = Scenes(data.test, config.image_size, 0, config.one_class)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mimcore.errors import UserError
 from mimcore.evaluation.task import Context, Images, Precision, TaskConfig
-from mimcore.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
+from mimcore.models.encoder import Encoder, statistics
 
 #: Largest height and width of pixels taken as features: 32 x 32 x 3 numbers are what CIFAR-10's pixels are.
 PIXELS_SIDE = 32
@@ -36,10 +36,12 @@ class Pixels:
     """Raw pixels in the place of an encoder: the floor that any encoder should clear.
 
     Attributes:
-        image_size: height and width of the images, pixels; above 32 they are averaged down to 32 x 32.
+        image_size: height and width of the images, pixels, or the side of a square; a side above 32 is averaged down to it.
+        channels: of the images.
     """
 
-    image_size: int
+    image_size: int | tuple[int, int]
+    channels: int = 3
 
 
 def extract(subject: Encoder | Pixels, images: Images, config: FeaturesConfig, context: Context) -> Tensor:
@@ -76,10 +78,10 @@ def extract(subject: Encoder | Pixels, images: Images, config: FeaturesConfig, c
 
 def _features(subject: Encoder | Pixels, images: Tensor, config: FeaturesConfig) -> Tensor:
     if isinstance(subject, Pixels):
-        mean = images.new_tensor(IMAGENET_MEAN, dtype=torch.float32).view(1, 3, 1, 1)
-        std = images.new_tensor(IMAGENET_STD, dtype=torch.float32).view(1, 3, 1, 1)
+        mean, std = (images.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in statistics(subject.channels))
         pixels = (images.float() / 255 - mean) / std
-        return F.adaptive_avg_pool2d(pixels, min(PIXELS_SIDE, images.shape[-1])).flatten(1)
+        height, width = (min(PIXELS_SIDE, side) for side in images.shape[-2:])
+        return F.adaptive_avg_pool2d(pixels, (height, width)).flatten(1)
     with autocast(images.device, config.precision):
         tokens = subject.module.forward_features(subject.normalize(images))
     if config.pooling == "cls":

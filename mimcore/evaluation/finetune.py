@@ -14,7 +14,9 @@ from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from mimcore.data.crops import random_resized_crop
+from mimcore.data.crops import random_flip, random_resized_crop
+from mimcore.data.views import RandomCrops
+from mimcore.errors import UserError
 from mimcore.evaluation.features import ahead, autocast
 from mimcore.evaluation.randaugment import RandAugment, erase, seeded_globals
 from mimcore.evaluation.recipe import Recipe, encoder_groups, order, train
@@ -31,7 +33,7 @@ from mimcore.evaluation.task import (
     seed_number,
     seeded,
 )
-from mimcore.models.encoder import Encoder
+from mimcore.models.encoder import Encoder, sides
 
 METRICS = {"top1": Metric("Top-1 accuracy after fine-tuning")}
 PIXELS = False
@@ -63,6 +65,8 @@ class Config(Recipe):
     random_erasing: float = Field(0.25, ge=0, le=1)
     #: Least and greatest share of the area that a crop keeps (timm's and torchvision's default, used by MAE).
     crop_scale: tuple[float, float] = (0.08, 1.0)
+    #: Where the crop is taken from: the image, as MAE and torchvision do, or its largest centred part, already resampled.
+    crop_from: Literal["square", "image"] = "square"
     #: Whether a crop is mirrored half of the time; not for letters and digits.
     mirror: bool = True
 
@@ -79,8 +83,13 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
     """Fine-tune a copy of the encoder and return the top-1 accuracy on the test images.
 
     Raises:
-        UserError: the loss stops being finite.
+        UserError: the loss stops being finite, or RandAugment is asked for where the encoder does not take RGB.
     """
+    if encoder.channels != 3 and config.augmentation == "rand_augment":
+        raise UserError(
+            f"{context.where}.augmentation: 'rand_augment' needs an encoder of three channels, and this one has"
+            f" {encoder.channels}; use 'random_resized_crop'."
+        )
     classes = class_count(data, context.where)
     with seeded(context.seed, context.device):
         tuned = encoder.fresh(num_classes=classes, global_pool="avg", drop_path_rate=config.drop_path_rate)
@@ -110,7 +119,7 @@ def _losses(tuned: Encoder, classes: int, config: Config, images: Images, contex
 
     def read(numbered: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor]:
         step, positions = numbered
-        return augment.before(images.get(positions), step), labels[positions]
+        return augment.before(augment.read(images, positions, step), step), labels[positions]
 
     batches = enumerate(order(len(images), config.batch_size, config.steps, context.seed))
     ready = ahead(read, batches, context.workers)
@@ -139,7 +148,17 @@ class Augment:
         self.tuned, self.config, self.seed = tuned, config, seed
         self.policy: RandAugment | None = None
         if config.augmentation == "rand_augment":
-            self.policy = RandAugment(config.rand_augment_policy, tuned.image_size, tuned.mean)
+            self.policy = RandAugment(config.rand_augment_policy, min(sides(tuned.image_size)), tuned.mean)
+        self.crops: RandomCrops | None = None
+        if config.crop_from == "image" and config.augmentation != "none":
+            self.crops = RandomCrops(f"{seed}/crops", config.crop_scale, CROP_RATIO)
+
+    def read(self, images: Images, positions: np.ndarray, step: int) -> np.ndarray:
+        """The images of a step, already cropped where crops come from whole images; uint8 ``(B, C, H, W)``."""
+        if self.crops is None:
+            return images.get(positions)
+        samples = step * self.config.batch_size + np.arange(len(positions))
+        return self.crops.get(images, positions, samples)
 
     def before(self, images: np.ndarray, step: int) -> Tensor:
         """Where images are read: RandAugment works on single images, after the crop. uint8 ``(B, 3, H, W)``, both."""
@@ -159,6 +178,8 @@ class Augment:
 
     def _crop(self, images: Tensor, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(self._draw("crop", step))
+        if self.crops is not None:
+            return random_flip(images, generator) if self.config.mirror else images
         return random_resized_crop(images, self.config.crop_scale, CROP_RATIO, self.config.mirror, generator)
 
     def _draw(self, what: str, step: int) -> int:

@@ -37,11 +37,11 @@ class RandAugment:
 
     Args:
         policy: in timm's words: ``rand-m9-mstd0.5-inc1`` is MAE's RandAug (9, 0.5) (He et al. 2022, table 9).
-        image_size: height and width, pixels; a shift is at most 0.45 of it (timm's training transform).
+        image_size: the shorter side, pixels; a shift is at most 0.45 of it (timm's training transform).
         mean: of each channel, for pixels in [0, 1]: what comes in from outside the image is filled with it.
     """
 
-    def __init__(self, policy: str, image_size: int, mean: tuple[float, float, float]) -> None:
+    def __init__(self, policy: str, image_size: int, mean: tuple[float, ...]) -> None:
         fill = tuple(min(255, round(255 * channel)) for channel in mean)
         options = {"translate_const": int(image_size * 0.45), "img_mean": fill, "magnitude_max": LARGEST_MAGNITUDE}
         self._transform = rand_augment_transform(policy, options)

@@ -100,7 +100,7 @@ def evaluate_floor(model_name: str, job: Job, seed: str = "s0") -> dict[str, Any
         with seeded(seed_number("floor", seed), torch.device("cpu")):
             subjects: dict[str, Encoder | Pixels] = {"untrained": encoders.build(model)}
         if registry.load("task", job.definition["task"]["module"]).PIXELS:
-            subjects["pixels"] = Pixels(model.image_size)
+            subjects["pixels"] = Pixels(model.image_size, model.channels)
         return _measure(subjects, job, record, seed)
 
 
@@ -110,11 +110,12 @@ def _measure(subjects: Subjects, job: Job, record: Provenance, seed: str) -> dic
     task = registry.load("task", options.pop("module"))
     where = f"tasks.{job.task_name}"
     config: TaskConfig = resolve(task.Config, options, where)
-    image_size = next(iter(subjects.values())).image_size
+    subject = next(iter(subjects.values()))
+    image_size, channels = subject.image_size, subject.channels
     card = read_json(job.examples / "card.json")
     parts = {part: pq.read_table(job.examples / f"{part}.parquet") for part in ("train", "test")}
     cache = job.execution.image_cache_mib // 2
-    images = {part: Images(job.pool, rows, image_size, job.root, cache) for part, rows in parts.items()}
+    images = {part: Images(job.pool, rows, image_size, job.root, cache, channels) for part, rows in parts.items()}
     data = Data(images["train"], images["test"], card["classes"], card["box_classes"])
     found: dict[str, Any] = {}
     with directory(job.output) as folder:

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mimcore.data.loader import Encoded
 from mimcore.definition import Definition
 from mimcore.errors import UserError
 
@@ -49,7 +50,7 @@ class Value:
     standard_error: float | None = None
 
 
-class Images(Protocol):
+class Images(Encoded, Protocol):
     """The images of one split of a pool, as ``mimcore.data`` offers them; safe to call from several threads."""
 
     @property
@@ -59,7 +60,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def get(self, positions: np.ndarray) -> np.ndarray:
-        """Decode to uint8 ``(B, 3, S, S)``."""
+        """Decode to uint8 ``(B, C, H, W)``."""
 
     def raw(self, position: int) -> np.ndarray:
         """Decode to uint8 ``(3, H, W)``, at the original size."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
@@ -24,13 +24,19 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+#: Pixels of a side.
+Side = Annotated[int, Field(ge=8)]
+
+
 class Config(Definition):
     """A vision transformer by its timm name; what is given here overrides that architecture's own values."""
 
     #: Name of any plain ViT in timm, such as ``vit_base_patch16_224``.
     architecture: str = "vit_base_patch16_224"
-    #: Height and width of the input, pixels.
-    image_size: int = Field(224, ge=8)
+    #: Height and width of the input, pixels, or the side of a square.
+    image_size: Side | tuple[Side, Side] = 224
+    #: 3 for RGB, 1 for luma (ITU-R BT.601).
+    channels: Literal[1, 3] = 3
     #: Height and width of a patch, pixels.
     patch_size: int = Field(16, ge=1)
     #: Width of the tokens; the architecture's own if not given. So are the three below.
@@ -41,7 +47,7 @@ class Config(Definition):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        if self.image_size % self.patch_size:
+        if any(side % self.patch_size for side in sides(self.image_size)):
             raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
         if self.embed_dim and self.embed_dim % 4:
             raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of 4, for sine-cosine positions")
@@ -55,10 +61,10 @@ class Encoder:
     """An encoder with what is needed to use it: the timm model, how to make it again, and its input.
 
     Attributes:
-        module: timm model; ``module.forward_features`` maps ``(B, 3, H, W)`` to ``(B, prefix + N, D)``.
+        module: timm model; ``module.forward_features`` maps ``(B, C, H, W)`` to ``(B, prefix + N, D)``.
         model_name: timm's name of the architecture.
         kwargs: what ``timm.create_model`` was given.
-        image_size: height and width of the input, pixels.
+        image_size: height and width of the input, pixels, or the side of a square.
         mean: of each channel, for pixels in [0, 1].
         std: of each channel, for pixels in [0, 1].
     """
@@ -66,19 +72,24 @@ class Encoder:
     module: VisionTransformer
     model_name: str
     kwargs: dict[str, Any]
-    image_size: int
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    image_size: int | tuple[int, int]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     @property
     def patch_size(self) -> int:
         """Height and width of a patch, pixels."""
         return int(self.kwargs["patch_size"])
 
+    @property
+    def channels(self) -> int:
+        """Channels of the input."""
+        return len(self.mean)
+
     def normalize(self, images: Tensor) -> Tensor:
-        """Map uint8 ``(B, 3, H, W)`` to float32 of zero mean and unit variance (over ImageNet)."""
-        mean = images.new_tensor(self.mean, dtype=torch.float32).view(1, 3, 1, 1)
-        std = images.new_tensor(self.std, dtype=torch.float32).view(1, 3, 1, 1)
+        """Map uint8 ``(B, C, H, W)`` to float32 of zero mean and unit variance (over ImageNet)."""
+        mean = images.new_tensor(self.mean, dtype=torch.float32).view(1, -1, 1, 1)
+        std = images.new_tensor(self.std, dtype=torch.float32).view(1, -1, 1, 1)
         return (images.float() / 255 - mean) / std
 
     def fresh(self, **overrides: Any) -> "Encoder":
@@ -93,15 +104,30 @@ class Encoder:
         state = dict(self.module.state_dict())
         if module.pos_embed is not None and module.pos_embed.shape != state["pos_embed"].shape:
             state["pos_embed"] = timm.layers.resample_abs_pos_embed(
-                state["pos_embed"], list(module.patch_embed.grid_size), num_prefix_tokens=module.num_prefix_tokens
+                state["pos_embed"],
+                list(module.patch_embed.grid_size),
+                old_size=list(self.module.patch_embed.grid_size),
+                num_prefix_tokens=module.num_prefix_tokens,
             )
         if not isinstance(module.fc_norm, nn.Identity):
             state = {name: tensor for name, tensor in state.items() if not name.startswith("norm.")}
         missing, unexpected = module.load_state_dict(state, strict=False)
         if unexpected or [name for name in missing if not name.startswith(("head.", "fc_norm."))]:
             raise ValueError(f"the copy's weights differ: missing {missing}, unexpected {unexpected}")
-        image_size = int(overrides.get("img_size", self.image_size))
+        image_size = overrides.get("img_size", self.image_size)
         return replace(self, module=module, kwargs=kwargs, image_size=image_size)
+
+
+def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image size, pixels."""
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
+
+
+def statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation to normalise by: ImageNet's, and of luma the means of the three channels'."""
+    if channels == 3:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
 
 
 def create(model_name: str, kwargs: Mapping[str, Any]) -> VisionTransformer:
@@ -130,6 +156,8 @@ def build(config: Config) -> Encoder:
     """
     kwargs: dict[str, Any] = {"img_size": config.image_size, "patch_size": config.patch_size, "num_classes": 0}
     given = config.model_dump(include={"embed_dim", "depth", "num_heads", "mlp_ratio"}, exclude_none=True)
+    if config.channels != 3:
+        given["in_chans"] = config.channels
     module = create(config.architecture, kwargs | given)
     initialize(module)
     weight = module.patch_embed.proj.weight
@@ -142,7 +170,7 @@ def build(config: Config) -> Encoder:
         positions = sincos_positions(module.embed_dim, module.patch_embed.grid_size, module.num_prefix_tokens)
         module.pos_embed.copy_(positions[:, -module.pos_embed.shape[1] :])
     module.pos_embed.requires_grad_(False)
-    return Encoder(module, config.architecture, kwargs | given, config.image_size)
+    return Encoder(module, config.architecture, kwargs | given, config.image_size, *statistics(config.channels))
 
 
 def initialize(module: nn.Module) -> None:
@@ -199,11 +227,14 @@ def load(folder: Path) -> Encoder:
         raise UserError(f"{file} is missing; bring it up to date with 'dvc repro'.") from None
     except SafetensorError as error:
         raise UserError(f"{file} is broken ({error}); delete it and run 'dvc repro'.") from None
-    name, kwargs = model["timm"]["model_name"], model["timm"]["kwargs"]
+    name, kwargs = model["timm"]["model_name"], dict(model["timm"]["kwargs"])
+    image_size = model["image_size"]
+    if isinstance(image_size, list):  # JSON has no pairs
+        image_size = kwargs["img_size"] = (image_size[0], image_size[1])
     module = create(name, kwargs)
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise UserError(f"{file} does not fit {folder / 'model.json'}: {error}") from None
     mean, std = tuple(model["mean"]), tuple(model["std"])
-    return Encoder(module, name, kwargs, model["image_size"], mean, std)
+    return Encoder(module, name, kwargs, image_size, mean, std)

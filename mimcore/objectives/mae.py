@@ -52,14 +52,14 @@ class Objective(nn.Module):
             depth=config.decoder_depth,
             num_heads=config.decoder_num_heads,
             grid=self.encoder.patch_embed.grid_size,
-            outputs=self.patch_size**2 * 3,
+            outputs=self.patch_size**2 * encoder.channels,
         )
 
     def forward(self, images: Tensor, generator: Generator) -> dict[str, Tensor]:
         """Mean squared error over the masked patches.
 
         Args:
-            images: normalised, float ``(B, 3, H, W)``.
+            images: normalised, float ``(B, C, H, W)``.
             generator: draws the masks; a CPU generator gives the same masks on every device.
 
         Returns:
@@ -76,7 +76,7 @@ class Objective(nn.Module):
 
         Returns:
             Normalised pixels: the input with the hidden patches at zero, and with the predicted ones put in; each
-            ``(B, 3, H, W)``. With ``norm_pix_loss`` the prediction is given the true patch's mean and variance.
+            ``(B, C, H, W)``. With ``norm_pix_loss`` the prediction is given the true patch's mean and variance.
         """
         patches, _, order, kept = self._prepare(images, generator)
         prediction = self._predict(patches, order, kept).float()

@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import torch
 
 from mimcore import artifacts, registry
-from mimcore.data.crops import random_resized_crop
+from mimcore.data import processes
+from mimcore.data.crops import random_flip, random_resized_crop
 from mimcore.data.loader import Batches, Images
 from mimcore.data.splits import pick
+from mimcore.data.views import RandomCrops
 from mimcore.definition import resolve
 from mimcore.errors import UserError
 from mimcore.models import encoder as encoders
@@ -119,7 +121,7 @@ def pretrain(
         image_size = run.encoder.image_size
 
         def images(rows: pa.Table) -> Images:
-            return Images(pool, rows, image_size, root, execution.image_cache_mib)
+            return Images(pool, rows, image_size, root, execution.image_cache_mib, run.encoder.channels)
 
         fixed = run.schedule.validation_images
         train = images(manifest)
@@ -177,11 +179,13 @@ def train_loop(
     points = set(schedule.validation_steps())
     if run.step == 0 and not run.curve:
         validate(run, tables)
-    batches = Batches(train, schedule.batch_size, run.seed, execution.workers)
+    batches = training_batches(run, train, execution)
+    apart = execution.worker_kind == "process" and execution.workers and (batches.view or not train.cached)
+    made = (processes.stream if apart else Batches.stream)(batches, run.step, schedule.steps)
     progress("", run.step * schedule.batch_size, schedule.images_seen, "")
     saved = time.monotonic()
-    for images in batches.stream(run.step, schedule.steps):
-        train_step(run, torch.from_numpy(images))
+    for images in processes.on_device(made, run.device):
+        train_step(run, images)
         if run.step in points:
             validate(run, tables)
         elif time.monotonic() - saved >= execution.checkpoint_seconds:
@@ -191,23 +195,30 @@ def train_loop(
         progress("", run.step * schedule.batch_size, schedule.images_seen, f"validation loss {latest:.4f}")
 
 
+def training_batches(run: Run, train: Images, execution: "Execution") -> Batches:
+    """The batches of a run: with ``crop_from: image`` they are cropped already, else ``train_step`` crops them."""
+    schedule = run.schedule
+    crops = RandomCrops(f"{run.seed}/crops", schedule.crop_scale, schedule.crop_ratio)
+    view = crops if schedule.crop_from == "image" else None
+    repeats = schedule.repeated_augmentation
+    return Batches(train, schedule.batch_size, run.seed, execution.workers, view, repeats)
+
+
 def train_step(run: Run, images: torch.Tensor) -> None:
     """One optimiser step.
 
     Args:
         run: is changed.
-        images: uint8 ``(B, 3, H, W)``.
+        images: uint8 ``(B, C, H, W)``.
     """
     schedule, step = run.schedule, run.step
     set_learning_rate(run.optimizer, schedule.learning_rate(step))
     torch.manual_seed(derive(run.seed, "layers", step))  # drop path and dropout draw from the global generator
-    pixels = random_resized_crop(
-        images.to(run.device, non_blocking=True),
-        schedule.crop_scale,
-        schedule.crop_ratio,
-        schedule.horizontal_flip,
-        generator(run.seed, "augment", step),
-    )
+    images, draws = images.to(run.device), generator(run.seed, "augment", step)
+    if schedule.crop_from == "image":
+        pixels = random_flip(images, draws) if schedule.horizontal_flip else images
+    else:
+        pixels = random_resized_crop(images, schedule.crop_scale, schedule.crop_ratio, schedule.horizontal_flip, draws)
     with autocast(run.device, schedule.precision):
         loss = run.objective(run.encoder.normalize(pixels), generator(run.seed, "mask", step))["loss"]
     loss.backward()

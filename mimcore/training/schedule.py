@@ -33,6 +33,12 @@ class Schedule(Definition):
     crop_scale: tuple[float, float] = (0.2, 1.0)
     #: Width over height of the random crop (torchvision's default).
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    #: Where the crop is taken from: the image, as MAE and torchvision do, or its largest centred part, already resampled
+    #: to the model's ``image_size``. The latter is cheap where decoded images fit in memory, and blurs what it enlarges.
+    crop_from: Literal["square", "image"] = "square"
+    #: Crops of one image in a batch, side by side (repeated augmentation: Hoffer et al. 2020, section 3). Batches and
+    #: lengths count crops; an epoch shows each image once, by so many crops.
+    repeated_augmentation: int = Field(1, ge=1)
     #: Mirror every other image, left to right.
     horizontal_flip: bool = True
     #: Points at which the validation loss is measured, at equal numbers of images seen, the first before training.
@@ -56,6 +62,10 @@ class Schedule(Definition):
             raise ValueError(f"crop_scale {self.crop_scale} must be two parts of the image, ascending, in (0, 1]")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise ValueError(f"crop_ratio {self.crop_ratio} must be two positive numbers, ascending")
+        if self.batch_size % self.repeated_augmentation:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of repeated_augmentation {self.repeated_augmentation}"
+            )
         if self.validations > self.steps:
             raise ValueError(f"validations {self.validations} is more than the {self.steps} steps of the run")
         return self

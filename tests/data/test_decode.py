@@ -184,3 +184,23 @@ def test_other_reasons(picture: Any) -> None:
     ]:
         with pytest.raises(BrokenImageError, match=reason):
             inspect(data)
+
+
+@pytest.mark.parametrize(
+    ("shape", "box"), [((8, 16), (0, 2, 24, 14)), ((10, 5), (8, 0, 16, 16)), ((8, 40), (0, 6, 24, 10))]
+)
+def test_a_shape_is_the_largest_centred_part_of_that_ratio(
+    picture: Any, shape: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
+    image = Image.open(io.BytesIO(picture(3)))  # 24 x 16
+    expected = np.asarray(image.resize(shape[::-1], Image.Resampling.BICUBIC, box=box)).transpose(2, 0, 1)
+    assert np.array_equal(decode(picture(3), shape), expected)
+
+
+def test_one_channel_is_luma(picture: Any) -> None:
+    red, green, blue = decode(picture(1)).astype(float)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    found = decode(picture(1), channels=1)
+    assert found.shape == (1, 16, 24)
+    assert np.abs(found[0] - luma).max() <= 1
+    assert np.array_equal(decode(encoded(Image.fromarray(RAMP)), channels=1)[0], RAMP)

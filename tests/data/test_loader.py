@@ -61,7 +61,7 @@ def test_cached_images_are_decoded_once(
     tmp_path: Path, tar_pool: dict[str, Any], rows: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr("mimcore.data.loader.decode", lambda data, size: calls.append(1) or decode(data, size))
+    monkeypatch.setattr("mimcore.data.loader.decode", lambda *given: calls.append(1) or decode(*given))
     images = Images(tar_pool, rows, 8, tmp_path, 1)
     for _ in range(3):
         images.get(np.arange(9))

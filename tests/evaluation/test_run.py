@@ -32,7 +32,7 @@ def place(tmp_path, monkeypatch):
     card = {"classes": [str(i) for i in range(10)], "box_classes": None}
     (tmp_path / "examples" / "card.json").write_text(json.dumps(card))
 
-    def images(pool, rows, image_size, root, cache_mib):
+    def images(pool, rows, image_size, root, cache_mib, channels):
         found = digits(0, 1500, image_size)
         found.pictures = [found.pictures[i] for i in range(rows.num_rows)]
         found.rows = rows

@@ -122,3 +122,48 @@ def test_model_json_needs_nothing_of_ours(tmp_path: Path) -> None:
         "model_name": "vit_tiny_patch16_224",
         "kwargs": {"img_size": 32, "patch_size": 8, "num_classes": 0, "embed_dim": 24, "depth": 2, "num_heads": 3},
     }
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_that_are_no_squares(tmp_path: Path, channels: int) -> None:
+    config = CONFIG.model_copy(update={"image_size": (16, 48), "channels": channels})
+    encoder = encoders.build(config)
+    assert encoder.module.patch_embed.grid_size == (2, 6)
+    images = torch.randint(0, 256, (3, channels, 16, 48), dtype=torch.uint8)
+    features = encoder.module.eval().forward_features(encoder.normalize(images))
+    assert features.shape == (3, 1 + 12, 24)
+    # Positions tell the rows from the columns: patch (1, 5) is the last.
+    assert torch.equal(encoder.module.pos_embed[:, 1:], sincos_positions(24, (2, 6), 0))
+    patches = patchify(images.float(), 8)
+    assert torch.equal(patchify(patches, 8, inverse=(16, 48)), images.float())
+    corner = images[0, :, 8:16, 40:48].permute(1, 2, 0).reshape(-1)
+    assert torch.equal(patches[0, 11], corner.float())
+    encoders.save(encoder, tmp_path, {})
+    loaded = encoders.load(tmp_path)
+    assert torch.equal(loaded.module.eval().forward_features(loaded.normalize(images)), features)
+    assert (loaded.image_size, loaded.channels) == ((16, 48), channels)
+    grown = loaded.fresh(img_size=(32, 64))
+    assert grown.module.pos_embed.shape == (1, 1 + 4 * 8, 24)
+    assert grown.image_size == (32, 64)
+
+
+def test_every_token_of_a_part_is_that_of_the_whole_in_images_that_are_no_squares() -> None:
+    encoder = encoders.build(CONFIG.model_copy(update={"image_size": (16, 32), "channels": 1}))
+    images = torch.randn(2, 1, 16, 32)
+    every = torch.arange(8).expand(2, -1)
+    whole = encoder.module.forward_features(images)
+    torch.testing.assert_close(encode_patches(encoder.module, patchify(images, 8), every), whole)
+
+
+def test_a_square_definition_is_recorded_as_before(tmp_path: Path) -> None:
+    encoders.save(encoders.build(CONFIG), tmp_path, {})
+    model = read_json(tmp_path / "model.json")
+    assert model["image_size"] == 32
+    assert "in_chans" not in model["timm"]["kwargs"]
+    assert model["mean"] == list(encoders.IMAGENET_MEAN)
+
+
+@pytest.mark.parametrize("wrong", [{"image_size": (16, 36)}, {"image_size": (16,)}, {"image_size": 4}, {"channels": 4}])
+def test_impossible_inputs_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"image_size|channels"):
+        encoders.Config.model_validate(CONFIG.model_dump() | wrong)
