@@ -27,8 +27,8 @@ MAX_BREAKS = 8
 FIRST_WAIT, LONGEST_WAIT = 0.2, 20.0
 #: Connections that one process holds at most.
 CONNECTIONS = 64
-#: Bytes that are taken off a connection at a time.
-_CHUNK = 1 << 20
+#: Bytes that are taken off a connection at a time; so many are lost at most when it is reset.
+_CHUNK = 1 << 16
 #: Not the generator that augmentation may draw from.
 _RANDOM = random.SystemRandom()
 _MAKING = threading.Lock()
@@ -290,4 +290,4 @@ def _endpoint() -> str:
 
 def _reason(error: BaseException) -> str:
     """What kind of failure it was, without addresses."""
-    return re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__.removesuffix("Error")).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__.removesuffix("Error")).lower()

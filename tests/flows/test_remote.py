@@ -11,8 +11,9 @@ pytest.importorskip("prefect", reason="needs the extra 'flows'")
 pytest.importorskip("dvc_s3", reason="needs the extra 's3'")
 pytest.importorskip("moto.server", reason="needs the extra 'dev'")
 
+from s3_server import s3_server
 from scratch_cluster import repro
-from scratch_store import CONFIG, Store, s3_server
+from scratch_store import CONFIG, Store
 
 from flows import remote
 from mimcore.errors import UserError
