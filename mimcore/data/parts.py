@@ -217,7 +217,7 @@ def _on_cluster(address: str, work: Work, missing: list[tuple[Shard, Path]]) -> 
             " the option out."
         ) from None
     try:
-        with client:
+        with client, client.as_current():
             paths = {client.submit(_make_bytes, work, shard, pure=False): path for shard, path in missing}
             for future in completed(list(paths)):  # type: ignore[no-untyped-call]
                 content = future.result()
