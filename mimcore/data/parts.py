@@ -95,10 +95,7 @@ def make_parts(
     done = len(shards) - len(missing)
     if done:
         progress(done, len(shards))
-    if cluster is not None and missing:
-        made = _on_cluster(cluster, work, missing)
-    else:
-        made = _here(pool, work, missing, workers)
+    made = _on_cluster(cluster, work, missing) if cluster and missing else _here(pool, work, missing, workers)
     for _ in made:
         done += 1
         progress(done, len(shards))

@@ -48,7 +48,8 @@ def pool_root(options: Mapping[str, Any], root: Path) -> Root:
         bucket, _, prefix = text.removeprefix(S3).partition("/")
         # What Amazon takes, and other stores too; an access point's ARN is none of it.
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}", bucket):
-            raise UserError(f"path: '{text}' names no bucket; write s3://BUCKET/PREFIX, credentials being none of it.")
+            # The address is not shown: whoever wrote credentials into it does not want them in a log.
+            raise UserError("path: the address on S3 names no bucket; write s3://BUCKET/PREFIX, with no credentials.")
         return S3Folder(bucket, prefix.strip("/"))
     path = Path(text).expanduser()
     return path if path.is_absolute() else main_checkout(root) / path
