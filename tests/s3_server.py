@@ -105,16 +105,17 @@ class Proxy:
                 sent = body[: len(body) // 2] if spoil else body
                 length = headers.get("Content-Length", len(body)) if self.command == "HEAD" else len(body)
                 told = {**headers, "Content-Length": str(len(sent) if spoil and fault == "short" else length)}
-                self.send_response_only(status)
-                for name, value in told.items():
-                    if name.lower() not in ("connection", "transfer-encoding", "keep-alive"):
-                        self.send_header(name, value)
-                self.end_headers()
+                # Written down first: whoever has the answer may look.
                 span = self.headers.get("Range")
                 bounds = tuple(map(int, span.removeprefix("bytes=").split("-"))) if span else None
                 outer.asked.append(
                     Asked(self.command, key, bounds, self.headers.get("If-Match"), status, len(sent))  # type: ignore[arg-type]
                 )
+                self.send_response_only(status)
+                for name, value in told.items():
+                    if name.lower() not in ("connection", "transfer-encoding", "keep-alive"):
+                        self.send_header(name, value)
+                self.end_headers()
                 if self.command != "HEAD":
                     self.wfile.write(sent)
                     self.wfile.flush()
