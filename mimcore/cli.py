@@ -104,13 +104,22 @@ def index(pool: PoolName, params: Params = PARAMS) -> None:
     from mimcore.data.listing import read_listing
     from mimcore.progress import Meter
 
-    options = Study.read(params).options("pools", pool)
+    study = Study.read(params)
+    options, execution = study.options("pools", pool), study.execution
     output, listing = layout.index(pool), layout.listing(pool)
     shards = len(read_listing(listing, pool))
     record = Provenance(layout.provenance(output), f"index {pool}", options, {"listing": str(listing)})
     with record, Meter(f"index {pool}", shards, "shards") as meter:
         card = build_index(
-            pool, options, listing, output, Path.cwd(), layout.SCRATCH, lambda done, total: meter.update(done)
+            pool,
+            options,
+            listing,
+            output,
+            Path.cwd(),
+            layout.SCRATCH,
+            progress=lambda done, total: meter.update(done),
+            workers=execution.index_processes(),
+            cluster=execution.index_cluster,
         )
     print(
         f"{pool}: {card['train']:,} training and {card['val']:,} validation images, {len(card['skipped'])} set aside."

@@ -27,6 +27,10 @@ class Execution(Definition):
     worker_kind: Literal["thread", "process"] = "thread"
     #: Memory for decoded images, MiB: a data set that fits is decoded once per process.
     image_cache_mib: int = Field(1024, ge=0)
+    #: Processes that look at the shards of a pool while it is indexed; 0 takes as many as ``threads`` would.
+    index_workers: int = Field(0, ge=0)
+    #: Address of a Dask scheduler whose workers look at shards instead, such as ``tcp://host:8786``.
+    index_cluster: str | None = None
     #: Seconds between checkpoints of a run in progress.
     checkpoint_seconds: float = Field(60, gt=0)
 
@@ -40,12 +44,15 @@ class Execution(Definition):
 
         if sys.platform == "linux":
             _keep_freed_memory()
-        told = os.environ.get("OMP_NUM_THREADS", "")
-        torch.set_num_threads(self.threads or (int(told) if told.isdigit() else 0) or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(self.threads or _cores())
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("execution.device: 'cuda' is asked for, but torch sees no GPU; use 'auto' or 'cpu'.")
         use_cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
         return torch.device("cuda" if use_cuda else "cpu")
+
+    def index_processes(self) -> int:
+        """How many processes look at shards."""
+        return self.index_workers or _cores()
 
 
 def slow_precision(device: "torch.device", precision: str) -> str | None:
@@ -57,6 +64,11 @@ def slow_precision(device: "torch.device", precision: str) -> str | None:
     if device.type != "cpu" or precision != "bfloat16" or native:
         return None
     return "this CPU has no bfloat16 arithmetic and is very slow at it; set 'precision: float32' in the run's schedule."
+
+
+def _cores() -> int:
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return (int(told) if told.isdigit() else 0) or len(os.sched_getaffinity(0))
 
 
 def _keep_freed_memory() -> None:

@@ -1,9 +1,8 @@
-"""A pool: a format, its options, and a folder of images that nobody repacks."""
+"""A pool: a format, its options, and a folder of images, here or on S3, that nobody repacks."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, NamedTuple, Self
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from mimcore import artifacts, definition, registry
+from mimcore.data.files import Files, files_of
 from mimcore.data.paths import pool_root
 from mimcore.definition import Definition
 from mimcore.errors import UserError
@@ -18,14 +18,14 @@ from mimcore.errors import UserError
 #: How the names of images end, in lower case.
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
 
-#: Bytes read at each end of a file for its fingerprint.
-_END = 1 << 16
+#: Bytes read at each end of a small file for its fingerprint, one of many in an entry of a listing.
+_SMALL_END = 1 << 12
 
 
 class PoolConfig(Definition):
     """Options that every format has."""
 
-    #: Folder of the pool; see ``mimcore.data.paths.pool_root``.
+    #: Folder of the pool, or its address on S3; see ``mimcore.data.paths.pool_root``.
     path: str
     #: Validation images drawn by hash from all images, where the pool has no validation split of its own.
     val_images: int | None = Field(None, ge=1)
@@ -87,24 +87,22 @@ class Classes(NamedTuple):
 class Pool:
     """A pool with its options checked.
 
-    ``format`` is a module of ``mimcore.data.formats``, with ``Config``, ``list_shards(config, root) -> list[Shard]``,
-    ``index_shard(config, root, shard) -> ShardIndex``, and if there is a need for them
-    ``classes(config, root) -> Classes`` and ``prepare(config, root)``, which makes what is missing.
+    ``format`` is a module of ``mimcore.data.formats``, with ``Config``, ``list_shards(config, files) -> list[Shard]``,
+    ``index_shard(config, files, shard) -> ShardIndex``, and if there is a need for them
+    ``classes(config, files) -> Classes`` and ``prepare(config, files)``, which makes what is missing.
     """
 
     name: str
     config: PoolConfig
     format: ModuleType
-    root: Path
+    files: Files
 
     def prepare(self) -> None:
         """Make what the format makes by itself; an ordinary pool has to be there."""
         if hasattr(self.format, "prepare"):
-            self.format.prepare(self.config, self.root)
-        elif not self.root.is_dir():
-            raise UserError(
-                f"pools.{self.name}.path: there is no folder {self.root}; correct the path, or fetch the images."
-            )
+            self.format.prepare(self.config, self.files)
+        elif wrong := self.files.check():
+            raise UserError(f"pools.{self.name}.path: {wrong}")
 
     def shards(self) -> list[Shard]:
         """What lies in the pool now, by name.
@@ -112,21 +110,21 @@ class Pool:
         Raises:
             UserError: nothing does.
         """
-        found: list[Shard] = sorted(self.format.list_shards(self.config, self.root))
+        found: list[Shard] = sorted(self.format.list_shards(self.config, self.files))
         if not found:
             raise UserError(
-                f"pools.{self.name}: no images of format '{self.format_name}' in {self.root}; correct the options."
+                f"pools.{self.name}: no images of format '{self.format_name}' in {self.files.where()}; correct the options."
             )
         return found
 
     def index_shard(self, shard: Shard) -> ShardIndex:
         """Look at every image of a shard."""
-        found: ShardIndex = self.format.index_shard(self.config, self.root, shard)
+        found: ShardIndex = self.format.index_shard(self.config, self.files, shard)
         return found
 
     def classes(self) -> Classes:
         """Names of the classes."""
-        found: Classes = self.format.classes(self.config, self.root) if hasattr(self.format, "classes") else Classes()
+        found: Classes = self.format.classes(self.config, self.files) if hasattr(self.format, "classes") else Classes()
         return found
 
     @property
@@ -153,46 +151,29 @@ def load_pool(name: str, options: Mapping[str, Any], root: Path) -> Pool:
     except UserError as error:
         raise UserError(f"pools.{name}.format: {error}") from None
     config = definition.resolve(module.Config, options, f"pools.{name}")
-    return Pool(name, config, module, pool_root(options, root))
-
-
-def fingerprint(path: Path, end_bytes: int = _END) -> str:
-    """A cheap digest of a file: of its length, first and last bytes. A copy has the same, wherever and whenever made.
-
-    An edit in the middle that keeps the length is not seen here, but by the checksum of the image when it is read.
-    """
-    length = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(end_bytes)
-        file.seek(max(len(head), length - end_bytes))
-        tail = file.read(end_bytes)
-    return hashlib.sha256(b"%d\n" % length + head + tail).hexdigest()[:16]
-
-
-def file_shard(root: Path, path: Path) -> Shard:
-    """The listing entry of one file."""
     try:
-        return Shard(path.relative_to(root).as_posix(), path.stat().st_size, fingerprint(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); mend or remove it.") from error
+        files = files_of(pool_root(options, root))
+    except UserError as error:
+        raise UserError(f"pools.{name}.{error}") from None
+    return Pool(name, config, module, files)
 
 
-def files_shard(name: str, files: Iterable[Path]) -> Shard:
+def file_shard(files: Files, name: str) -> Shard:
+    """The listing entry of one file."""
+    return Shard(name, *files.tag(name))
+
+
+def files_shard(name: str, files: Files, names: list[str]) -> Shard:
     """One listing entry for many files with an image each, so that a listing stays readable.
 
     A file that is missing has its place in the tag too.
     """
-    total, lines = 0, []
-    for path in sorted(files):
-        try:
-            length = path.stat().st_size
-            lines.append([path.name, length, fingerprint(path, end_bytes=1 << 12)])
-            total += length
-        except OSError:
-            lines.append([path.name, -1, ""])
+    total = 0
+    lines: list[list[Any]] = []
+    # By parts of the path, as paths sort: 'a/b' comes before 'a-b'.
+    names = sorted(names, key=lambda one: PurePosixPath(one).parts)
+    for one, tag in zip(names, files.tags(names, _SMALL_END), strict=True):
+        last = PurePosixPath(one).name
+        lines.append([last, *tag] if tag else [last, -1, ""])
+        total += tag.bytes if tag else 0
     return Shard(name, total, artifacts.digest(lines)[:16])
-
-
-def match(root: Path, pattern: str | None) -> list[Path]:
-    """Files of a pool that match a pattern such as ``train-*.tar``, sorted; none for no pattern."""
-    return sorted(path for path in root.glob(pattern) if path.is_file()) if pattern else []

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -90,7 +89,7 @@ class Rows:
         """Set an image aside."""
         self._skipped.append(Skipped(key, shard, reason))
 
-    def finish(self, where: Path) -> ShardIndex:
+    def finish(self, where: str) -> ShardIndex:
         """The rows as a table, with what was set aside.
 
         Raises:

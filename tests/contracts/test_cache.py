@@ -114,7 +114,8 @@ def test_a_field_makes_stale_what_uses_it(pipeline: Pipeline, kind: str) -> None
 
 
 def test_what_changes_only_the_speed_makes_nothing_stale(pipeline: Pipeline) -> None:
-    for field, value in {"device": "auto", "threads": 7, "workers": 3, "image_cache_mib": 1}.items():
+    speed = {"device": "auto", "threads": 7, "workers": 3, "image_cache_mib": 1}
+    for field, value in {**speed, "index_workers": 2, "index_cluster": "tcp://nowhere:1"}.items():
         pipeline.set(f"execution.{field}", value)
     assert pipeline.stale() == set()
     assert pipeline.repro() == []

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mimcore.data.files import fingerprint
 from mimcore.data.index import build_index
 from mimcore.data.listing import read_listing, scan
-from mimcore.data.pool import fingerprint, load_pool
+from mimcore.data.pool import load_pool
 from mimcore.errors import UserError
 
 CONTRACT = ["key", "shard", "offset", "length", "width", "height", "checksum", "split", "label", "caption", "phash"]

@@ -1,12 +1,5 @@
-"""A bucket on a real S3 server, in a process of its own, over HTTP, and checkouts that have it as their DVC remote."""
+"""A bucket on a real S3 server, over HTTP, and checkouts that have it as their DVC remote."""
 
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,27 +27,6 @@ CONFIG = """
     url = s3://{bucket}/study
     endpointurl = {endpoint}
 """
-
-
-@contextmanager
-def s3_server() -> Iterator[str]:
-    """Yield the URL of a server, on loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
-    with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(1200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 class Store:

@@ -15,8 +15,9 @@ pytest.importorskip("prefect", reason="needs the extra 'flows'")
 pytest.importorskip("dvc_s3", reason="needs the extra 's3'")
 pytest.importorskip("moto.server", reason="needs the extra 'dev'")
 
+from s3_server import s3_server
 from scratch_cluster import end_flow, environment, repro, start_flow
-from scratch_store import Store, s3_server
+from scratch_store import Store
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(1800)]
 

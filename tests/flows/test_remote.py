@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ pytest.importorskip("prefect", reason="needs the extra 'flows'")
 pytest.importorskip("dvc_s3", reason="needs the extra 's3'")
 pytest.importorskip("moto.server", reason="needs the extra 'dev'")
 
+from dvc.repo import Repo
+from s3_server import s3_server
 from scratch_cluster import repro
-from scratch_store import CONFIG, Store, s3_server
+from scratch_store import CONFIG, Store
 
 from flows import remote
 from mimcore.errors import UserError
@@ -57,6 +60,22 @@ def test_what_one_checkout_made_the_other_restores(store: Store) -> None:
     repro(first)
     assert store.executed() == ["draw", "count"] * 2
     assert (first / "counted.txt").read_text() == "two\ntwo\n"
+
+
+def test_by_hand_what_git_does_not_keep_travels(store: Store) -> None:
+    """As docs/s3.md says: push from one clone, pull into another."""
+    first, second = store.checkout("first"), store.checkout("second")
+    repro(first)
+    with chdir(first), Repo() as repo:
+        repo.push(run_cache=True)
+    shutil.copy(first / "dvc.lock", second / "dvc.lock")
+    shutil.copy(first / "metric.json", second / "metric.json")  # By git: it is no output of DVC's cache.
+    with chdir(second), Repo() as repo:
+        repo.pull(run_cache=True)
+    for name in ("drawn/a.txt", "drawn/b.txt", "counted.txt"):
+        assert (second / name).read_bytes() == (first / name).read_bytes()
+    repro(second)
+    assert store.executed() == ["draw", "count"]
 
 
 def test_only_one_stage_travels(store: Store) -> None:

@@ -6,11 +6,12 @@ See https://cocodataset.org/#format-data. Categories become classes 0, 1, ... in
 import hashlib
 import json
 from collections import defaultdict
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from faster_coco_eval.core import mask as coco_mask
 
+from mimcore.data.files import Files, MissingFileError
 from mimcore.data.pool import Classes, Shard, ShardIndex, SplitConfig, files_shard
 from mimcore.data.rows import Rows
 from mimcore.errors import UserError
@@ -26,69 +27,73 @@ class Config(SplitConfig):
     images: str = "images"
 
 
-def list_shards(config: Config, root: Path) -> list[Shard]:
+def list_shards(config: Config, files: Files) -> list[Shard]:
     """Every annotation file, with the images that it names."""
     found = []
     for name in _files(config):
-        content = _read(root, name)
-        shard = files_shard(name, [root / config.images / image["file_name"] for image in content["images"]])
+        content = _read(files, name)
+        shard = files_shard(name, files, [_image_name(config, image) for image in content["images"]])
         # All of it counts: an edit of one box keeps the length and both ends.
-        digest = hashlib.sha256((root / name).read_bytes()).hexdigest()[:16]
+        digest = hashlib.sha256(files.read(name)).hexdigest()[:16]
         found.append(shard._replace(etag=f"{shard.etag}-{digest}"))
     return found
 
 
-def index_shard(config: Config, root: Path, shard: Shard) -> ShardIndex:
+def index_shard(config: Config, files: Files, shard: Shard) -> ShardIndex:
     """Look at every image that an annotation file names, in its order.
 
     Raises:
         UserError: the file is damaged, or its categories are not those of the training split.
     """
-    content = _read(root, shard.name)
+    content = _read(files, shard.name)
     categories = _categories(content)
-    if categories != _categories(_read(root, config.train)):
-        raise UserError(f"{root / shard.name}: its categories are not those of {config.train}; make them the same.")
+    if categories != _categories(_read(files, config.train)):
+        raise UserError(
+            f"{files.where(shard.name)}: its categories are not those of {config.train}; make them the same."
+        )
     contiguous = {category: place for place, category in enumerate(categories)}
     annotations = defaultdict(list)
     for annotation in content["annotations"]:
         annotations[annotation["image_id"]].append(annotation)
     has_masks = any(annotation.get("segmentation") for annotation in content["annotations"])
     rows = Rows(config.perceptual_hash)
-    for image in content["images"]:
-        name = f"{config.images}/{image['file_name']}"
-        key = Path(image["file_name"]).with_suffix("").as_posix()
+    names = [_image_name(config, image) for image in content["images"]]
+    for image, name, data in zip(content["images"], names, files.read_each(names), strict=True):
+        key = PurePosixPath(image["file_name"]).with_suffix("").as_posix()
         try:
             fields = _fields(image, annotations[image["id"]], contiguous, has_masks)
-            data = (root / name).read_bytes()
-        except FileNotFoundError:
-            rows.skip(key, name, "missing")
         except (KeyError, TypeError, ValueError) as error:
             rows.skip(key, name, f"its annotations are broken: {error!r}")
-        except OSError as error:
-            raise UserError(f"{root / name} cannot be read ({error.strerror}); mend or remove it.") from error
-        else:
-            size = (image["width"], image["height"])
-            rows.add(key, name, 0, data, "val" if shard.name == config.val else "train", fields, size)
-    return rows.finish(root / shard.name)
+            continue
+        if data is None:
+            rows.skip(key, name, "missing")
+            continue
+        size = (image["width"], image["height"])
+        rows.add(key, name, 0, data, "val" if shard.name == config.val else "train", fields, size)
+    return rows.finish(files.where(shard.name))
 
 
-def classes(config: Config, root: Path) -> Classes:
+def classes(config: Config, files: Files) -> Classes:
     """Names of the categories."""
-    return Classes(boxes=list(_categories(_read(root, config.train)).values()))
+    return Classes(boxes=list(_categories(_read(files, config.train)).values()))
 
 
 def _files(config: Config) -> list[str]:
     return [config.train] if config.val is None else [config.train, config.val]
 
 
-def _read(root: Path, name: str) -> dict[str, Any]:
-    path = root / name
+def _image_name(config: Config, image: dict[str, Any]) -> str:
+    return f"{config.images}/{image['file_name']}"
+
+
+def _read(files: Files, name: str) -> dict[str, Any]:
+    path = files.where(name)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(files.read(name))
         missing = {"images", "annotations", "categories"} - set(content)
         if not missing:
             return dict(content)
-    except FileNotFoundError:
+    except MissingFileError:
         raise UserError(f"{path} is missing; correct 'train' and 'val', the annotation files of the splits.") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); fetch it again.") from None

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from mimcore import artifacts
+from mimcore.data.files import Files, LocalFiles
 from mimcore.data.formats._scenes import NAMES, VERSION, Renderer
 from mimcore.data.formats.tar import index_tar
 from mimcore.data.pool import Classes, PoolConfig, Shard, ShardIndex
@@ -64,27 +65,32 @@ class _Plan:
         return Shard(self.name(config), 0, artifacts.digest(told)[:16])
 
 
-def list_shards(config: Config, root: Path) -> list[Shard]:
+def list_shards(config: Config, files: Files) -> list[Shard]:
     """The shards that the options ask for."""
-    return [plan.shard(config) for plan in _plans(config) if (root / plan.name(config)).is_file()]
+    return [plan.shard(config) for plan in _plans(config) if files.exists(plan.name(config))]
 
 
-def index_shard(config: Config, root: Path, shard: Shard) -> ShardIndex:
+def index_shard(config: Config, files: Files, shard: Shard) -> ShardIndex:
     """Look at every scene of a shard."""
-    return index_tar(root / shard.name, shard.name, shard.name.partition("-")[0], config.perceptual_hash)
+    return index_tar(files, shard, shard.name.partition("-")[0], config.perceptual_hash)
 
 
-def classes(config: Config, root: Path) -> Classes:
+def classes(config: Config, files: Files) -> Classes:
     """Digits by name, for the label (the digit that shows most) as for the boxes."""
     return Classes(list(NAMES), list(NAMES))
 
 
-def prepare(config: Config, root: Path) -> None:
+def prepare(config: Config, files: Files) -> None:
     """Render the shards that are missing or were made with other options, and remove those that are not asked for.
 
     Raises:
-        UserError: the folder holds files that were not made here.
+        UserError: the folder holds files that were not made here, or is none of this machine.
     """
+    if not isinstance(files, LocalFiles):
+        raise UserError(
+            f"{files.where()}: the pool of digits is rendered on this machine; give a folder of it as 'path'."
+        )
+    root = files.folder
     stamp = _read_stamp(root)
     wanted = {plan.name(config): plan for plan in _plans(config)}
     for name in sorted(set(stamp) - set(wanted)):

@@ -3,11 +3,11 @@
 The key of an image is its path without the ending. A listing has one entry for each folder with images in it.
 """
 
-import os
 from collections import defaultdict
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Literal
 
+from mimcore.data.files import Files
 from mimcore.data.pool import IMAGE_SUFFIXES, Classes, Shard, ShardIndex, SplitConfig, files_shard
 from mimcore.data.rows import Rows
 from mimcore.errors import UserError
@@ -21,32 +21,30 @@ class Config(SplitConfig):
     labels: bool = True
 
 
-def list_shards(config: Config, root: Path) -> list[Shard]:
+def list_shards(config: Config, files: Files) -> list[Shard]:
     """Every folder that has images in it."""
-    return [files_shard(name, files) for name, files in sorted(_folders(config, root).items())]
+    return [files_shard(name, files, names) for name, names in sorted(_folders(config, files).items())]
 
 
-def index_shard(config: Config, root: Path, shard: Shard) -> ShardIndex:
+def index_shard(config: Config, files: Files, shard: Shard) -> ShardIndex:
     """Look at every image in one folder, by name."""
     base = _base(config, shard.name)
-    below = Path(shard.name).relative_to(base)
-    names = _class_names(config, root)
+    below = PurePosixPath(shard.name).relative_to(base)
+    names = _class_names(config, files)
     fields = {"label": names.index(below.parts[0])} if names and below.parts else {}
     rows = Rows(config.perceptual_hash)
-    for path in _folders(config, root)[shard.name]:
-        relative = path.relative_to(root)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}); mend or remove it.") from error
-        split = "val" if base == config.val else "train"
-        rows.add(relative.with_suffix("").as_posix(), relative.as_posix(), 0, data, split, fields)
-    return rows.finish(root / shard.name)
+    split = "val" if base == config.val else "train"
+    images = _folders(config, files)[shard.name]
+    for name, data in zip(images, files.read_each(images), strict=True):
+        if data is None:
+            raise UserError(f"{files.where(name)} is missing since it was listed; bring it back, or pin the pool anew.")
+        rows.add(PurePosixPath(name).with_suffix("").as_posix(), name, 0, data, split, fields)
+    return rows.finish(files.where(shard.name))
 
 
-def classes(config: Config, root: Path) -> Classes:
+def classes(config: Config, files: Files) -> Classes:
     """Names of the class folders."""
-    return Classes(labels=_class_names(config, root))
+    return Classes(labels=_class_names(config, files))
 
 
 def _bases(config: Config) -> list[str]:
@@ -56,28 +54,29 @@ def _bases(config: Config) -> list[str]:
 
 def _base(config: Config, folder: str) -> str:
     """The split that a folder is in."""
-    inside = [base for base in _bases(config) if Path(folder).is_relative_to(base)]
-    return max(inside, key=lambda base: len(Path(base).parts))
+    inside = [base for base in _bases(config) if PurePosixPath(folder).is_relative_to(base)]
+    return max(inside, key=lambda base: len(PurePosixPath(base).parts))
 
 
-def _folders(config: Config, root: Path) -> dict[str, list[Path]]:
-    """Image files by folder, relative to the root, both sorted by name."""
-    found: dict[str, list[Path]] = defaultdict(list)
+def _folders(config: Config, files: Files) -> dict[str, list[str]]:
+    """Names of images by folder, both sorted."""
+    found: dict[str, set[str]] = defaultdict(set)
     for base in _bases(config):
-        if not (root / base).is_dir():
-            raise UserError(f"{root / base} is missing; correct 'train' and 'val', the subfolders of the splits.")
-        for folder, _, names in os.walk(root / base, followlinks=True):
-            images = [Path(folder) / name for name in sorted(names) if _is_image(name)]
-            if images:
-                found[Path(folder).relative_to(root).as_posix()] = images
-    return dict(sorted(found.items()))
+        names = files.walk(base)
+        if names is None:
+            raise UserError(f"{files.where(base)} is missing; correct 'train' and 'val', the subfolders of the splits.")
+        for name in names:
+            path = PurePosixPath(name)
+            if _is_image(path):
+                found[path.parent.as_posix()].add(name)
+    return {folder: sorted(found[folder]) for folder in sorted(found)}
 
 
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower().removeprefix(".") in IMAGE_SUFFIXES
+def _is_image(path: PurePosixPath) -> bool:
+    return not path.name.startswith(".") and path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES
 
 
-def _class_names(config: Config, root: Path) -> list[str] | None:
+def _class_names(config: Config, files: Files) -> list[str] | None:
     """Class folders of the training split; None if its images lie flat.
 
     Raises:
@@ -86,18 +85,20 @@ def _class_names(config: Config, root: Path) -> list[str] | None:
     if not config.labels:
         return None
     found: dict[str, set[str]] = {base: set() for base in _bases(config)}
-    for folder in _folders(config, root):
+    for folder in _folders(config, files):
         base = _base(config, folder)
-        below = Path(folder).relative_to(base)
+        below = PurePosixPath(folder).relative_to(base)
         found[base].add(below.parts[0] if below.parts else "")
     names = found[_bases(config)[0]]
     for base, here in found.items():
         if "" in here and len(here) > 1:
             raise UserError(
-                f"{root / base}: some images lie in subfolders and some beside them, so that the subfolders are no"
+                f"{files.where(base)}: some images lie in subfolders and some beside them, so that the subfolders are no"
                 " classes; sort them in, or set 'labels' to false."
             )
         if not here <= names:
             extra = ", ".join(sorted(here - names)[:3]) or "none"
-            raise UserError(f"{root / base}: its class folders ({extra}) are not all in the training split; move them.")
+            raise UserError(
+                f"{files.where(base)}: its class folders ({extra}) are not all in the training split; move them."
+            )
     return None if "" in names else sorted(names)

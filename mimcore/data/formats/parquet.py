@@ -4,14 +4,15 @@ The image column is a struct with binary ``bytes``, or binary itself. Other plai
 """
 
 import json
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mimcore.data.classes import read_classes
-from mimcore.data.pool import Classes, Shard, ShardIndex, SplitConfig, file_shard, match
+from mimcore.data.files import Files, matches
+from mimcore.data.pool import Classes, Shard, ShardIndex, SplitConfig, file_shard
 from mimcore.data.rows import OPTIONAL, REQUIRED, Rows
 from mimcore.data.storage import image_bytes, image_field
 from mimcore.errors import UserError
@@ -33,54 +34,54 @@ class Config(SplitConfig):
     classes: str | None = None
 
 
-def list_shards(config: Config, root: Path) -> list[Shard]:
+def list_shards(config: Config, files: Files) -> list[Shard]:
     """Every file of either split."""
-    return [file_shard(root, path) for path in sorted({*match(root, config.train), *match(root, config.val)})]
+    return [file_shard(files, name) for name in sorted({*files.match(config.train), *files.match(config.val)})]
 
 
-def index_shard(config: Config, root: Path, shard: Shard) -> ShardIndex:
+def index_shard(config: Config, files: Files, shard: Shard) -> ShardIndex:
     """Look at every image of a file, one row group at a time.
 
     Raises:
         UserError: the file is damaged, or lacks a column that the options name.
     """
-    path = root / shard.name
-    split = "val" if path in match(root, config.val) else "train"
+    where = files.where(shard.name)
+    split = "val" if matches(shard.name, config.val) else "train"
     rows = Rows(config.perceptual_hash)
     try:
-        file = pq.ParquetFile(path)
-        columns = _columns(config, file.schema_arrow, path)
+        file = pq.ParquetFile(files.table(shard.name, shard.etag), pre_buffer=True)
+        columns = _columns(config, file.schema_arrow, where)
         number = 0
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=sorted({config.image_column, *columns.values()}))
             images = image_bytes(table[config.image_column]).to_pylist()
             for data, fields in zip(images, _fields(table, columns), strict=True):
-                key = fields.pop("key", f"{Path(shard.name).with_suffix('').as_posix()}/{number}")
+                key = fields.pop("key", f"{PurePosixPath(shard.name).with_suffix('').as_posix()}/{number}")
                 rows.add(str(key), shard.name, number, data or b"", split, fields)
                 number += 1
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read ({error}); mend it, or take it out of the pool.") from error
-    return rows.finish(path)
+        raise UserError(f"{where} cannot be read ({error}); mend it, or take it out of the pool.") from error
+    return rows.finish(where)
 
 
-def classes(config: Config, root: Path) -> Classes:
+def classes(config: Config, files: Files) -> Classes:
     """Names of the labels, from the file of the option or from the metadata of the first file."""
     if config.classes:
-        return Classes(labels=read_classes(root / config.classes))
-    for path in match(root, config.train)[:1]:
-        return Classes(labels=_metadata_classes(pq.read_schema(path), config.label_column))
+        return Classes(labels=read_classes(files, config.classes))
+    for name in files.match(config.train)[:1]:
+        return Classes(labels=_metadata_classes(pq.read_schema(files.table(name, None)), config.label_column))
     return Classes()
 
 
-def _columns(config: Config, schema: pa.Schema, path: Path) -> dict[str, str]:
+def _columns(config: Config, schema: pa.Schema, where: str) -> dict[str, str]:
     """Columns to take along, by what each is called in the index."""
-    image_field(schema, config.image_column, path)
+    image_field(schema, config.image_column, where)
     columns = {}
     named = {"label": config.label_column, "caption": config.caption_column, "key": config.key_column}
     for name, column in named.items():
         if column is not None and column not in schema.names:
             raise UserError(
-                f"{path}: there is no column '{column}'; correct '{name}_column', or set it to null"
+                f"{where}: there is no column '{column}'; correct '{name}_column', or set it to null"
                 f" (known: {', '.join(schema.names)})."
             )
         if column is not None:

@@ -7,14 +7,15 @@
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mimcore.data.classes import read_classes
-from mimcore.data.pool import IMAGE_SUFFIXES, Classes, Shard, ShardIndex, SplitConfig, file_shard, fingerprint, match
+from mimcore.data.files import Files, matches
+from mimcore.data.pool import IMAGE_SUFFIXES, Classes, Shard, ShardIndex, SplitConfig, file_shard
 from mimcore.data.rows import REQUIRED, Rows
 from mimcore.errors import UserError
 
@@ -30,52 +31,52 @@ class Config(SplitConfig):
     box_classes: str | None = None
 
 
-def list_shards(config: Config, root: Path) -> list[Shard]:
+def list_shards(config: Config, files: Files) -> list[Shard]:
     """Every tar of either split; the side Parquet is part of its tag."""
     found = []
-    for path in sorted({*match(root, config.train), *match(root, config.val)}):
-        shard = file_shard(root, path)
-        side = _side_file(path)
-        found.append(shard._replace(etag=f"{shard.etag}-{fingerprint(side)}") if side.is_file() else shard)
+    for name in sorted({*files.match(config.train), *files.match(config.val)}):
+        shard = file_shard(files, name)
+        side = _side_file(name)
+        found.append(shard._replace(etag=f"{shard.etag}-{files.tag(side).etag}") if files.exists(side) else shard)
     return found
 
 
-def index_shard(config: Config, root: Path, shard: Shard) -> ShardIndex:
+def index_shard(config: Config, files: Files, shard: Shard) -> ShardIndex:
     """Look at every image of a tar, in its order.
 
     Raises:
         UserError: the tar is cut short or compressed, or its side Parquet does not fit.
     """
-    path = root / shard.name
-    split = "val" if path in match(root, config.val) else "train"
-    return index_tar(path, shard.name, split, config.perceptual_hash)
+    split = "val" if matches(shard.name, config.val) else "train"
+    return index_tar(files, shard, split, config.perceptual_hash)
 
 
-def classes(config: Config, root: Path) -> Classes:
+def classes(config: Config, files: Files) -> Classes:
     """Names of the labels and of the boxes, if there are files of them."""
     return Classes(
-        labels=read_classes(root / config.classes) if config.classes else None,
-        boxes=read_classes(root / config.box_classes) if config.box_classes else None,
+        labels=read_classes(files, config.classes) if config.classes else None,
+        boxes=read_classes(files, config.box_classes) if config.box_classes else None,
     )
 
 
-def index_tar(path: Path, name: str, split: str, hashed: bool) -> ShardIndex:
-    """Rows of one tar; ``name`` is its path below the root of the pool."""
+def index_tar(files: Files, shard: Shard, split: str, hashed: bool) -> ShardIndex:
+    """Rows of one tar."""
     rows = Rows(hashed)
-    side = _side_columns(path)
+    side = _side_columns(files, shard)
+    where = files.where(shard.name)
     try:
-        with path.open("rb") as file:
-            for key, members in _samples(path, file):
-                _add(rows, file, name, split, key, members, side.get(key, {}))
+        with files.open(shard.name, shard.etag) as file:
+            for key, members in _samples(where, file):
+                _add(rows, file, shard.name, split, key, members, side.get(key, {}))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error}); mend it or take it out of the pool.") from error
-    return rows.finish(path)
+        raise UserError(f"{where} cannot be read ({error}); mend it or take it out of the pool.") from error
+    return rows.finish(where)
 
 
-def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+def _samples(where: str, file: BinaryIO) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     """Groups of neighbouring members whose names agree up to the first dot: (key, members by suffix)."""
     key, members = None, dict[str, tarfile.TarInfo]()
-    for member in _members(path, file):
+    for member in _members(where, file):
         if not member.isfile():
             continue
         base = PurePosixPath(member.name)
@@ -92,13 +93,13 @@ def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[str, dict[str, tarfil
         yield key, members
 
 
-def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+def _members(where: str, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     if file.read(2) == b"\x1f\x8b":
         raise UserError(
-            f"{path} is compressed, so that no image in it can be reached; unpack it with 'gunzip' to a plain tar."
+            f"{where} is compressed, so that no image in it can be reached; unpack it with 'gunzip' to a plain tar."
         )
     file.seek(0)
-    cut = UserError(f"{path} is cut short or damaged; fetch it again, or take it out of the pool.")
+    cut = UserError(f"{where} is cut short or damaged; fetch it again, or take it out of the pool.")
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             yield from tar
@@ -150,23 +151,22 @@ def _read(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
     return file.read(member.size)
 
 
-def _side_file(path: Path) -> Path:
-    return path.with_suffix(".parquet")
+def _side_file(name: str) -> str:
+    return PurePosixPath(name).with_suffix(".parquet").as_posix()
 
 
-def _side_columns(path: Path) -> dict[str, dict[str, Any]]:
+def _side_columns(files: Files, shard: Shard) -> dict[str, dict[str, Any]]:
     """Columns of the Parquet beside a tar, by key."""
-    side = _side_file(path)
-    if not side.is_file():
+    name = _side_file(shard.name)
+    if not files.exists(name):
         return {}
+    side, tar = files.where(name), PurePosixPath(shard.name).name
     try:
-        table = pq.read_table(side, partitioning=None)
+        table = pq.read_table(files.table(name, shard.etag), partitioning=None)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{side} cannot be read ({error}); mend it, or remove it to index {path.name} without."
-        ) from error
+        raise UserError(f"{side} cannot be read ({error}); mend it, or remove it to index {tar} without.") from error
     if "key" not in table.column_names:
-        raise UserError(f"{side}: there is no column 'key' that joins it with {path.name}; add it, or remove the file.")
+        raise UserError(f"{side}: there is no column 'key' that joins it with {tar}; add it, or remove the file.")
     keys = table["key"].cast(pa.string()).to_pylist()
     rest = table.select([name for name in table.column_names if name not in REQUIRED])
     return dict(zip(keys, rest.to_pylist(), strict=True))
