@@ -140,6 +140,31 @@ def sample(subset: SubsetName, seed: SeedName, params: Params = PARAMS) -> None:
     print(f"{subset}-{seed}: {card['images']:,} of {pool}'s images.")
 
 
+@app.command(rich_help_panel=PREPARE)
+def export(
+    subset: SubsetName,
+    seed: SeedName,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; exports/SUBSET-SEED by default.")] = None,
+    params: Params = PARAMS,
+) -> None:
+    """Draw a subset of a pool of metadata, and write the list of images to fetch."""
+    from mimcore.sampling.export import LIST
+    from mimcore.sampling.export import export as draw
+
+    study = Study.read(params)
+    options, pool = study.options("subsets", subset), study.pool_of("subsets", subset)
+    output = out or Path("exports") / f"{subset}-{seed}"
+    pool_options, listing = study.options("pools", pool), layout.listing(pool)
+    card = draw(subset, options, seed, pool_options, listing, layout.index(pool).parent, output, Path.cwd())
+    print(f"{output / LIST}: {card['images']:,} of {pool}'s {card['pool_images']:,} rows, in the order of the draw.")
+    print(f"Fetch them: {card['command']}")
+    print(
+        "Then draw from what arrived, in the same order: strategy: given, options: {file: {path: "
+        f"{output / LIST}, sha256: {card['list_sha256'][:16]}}}, list_column: {pool_options.get('key_column', 'id')},"
+        f" column: {pool_options.get('key_column', 'id')}, max_missing_fraction: 0.5}}"
+    )
+
+
 @app.command(rich_help_panel=WORK)
 def examples(task: TaskName, params: Params = PARAMS) -> None:
     """Choose the labelled images that a task trains and tests on."""

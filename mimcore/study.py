@@ -227,6 +227,11 @@ class Study:
                     wrong.append(f"{kind}.{name}: {error}")
                     continue
                 wrong += problems(config, given if kind != "pools" else options, f"{kind}.{name}")
+                if module == "metadata" and name in self.grid.pools:
+                    wrong.append(
+                        f"pools.{name}: it has no images, and a subset or task of the study is drawn from it; fetch those of a"
+                        " list that 'mimcore export' writes, and name the pool of what arrived."
+                    )
         if wrong:
             raise UserError(_list(self.file, wrong))
 

@@ -84,7 +84,8 @@ def sample(
         raise UserError("\n".join(wrong))
     source = Source([index / "index.parquet"])
     training = source.left().only(source.scan(_training, ["split"]))
-    drawn, record = choose(source, training, subset, name, seed, index, root)
+    indexes = {pool: index.parent / pool for pool in dict.fromkeys([subset.pool, *subset.overlap.pools])}
+    drawn, record = choose(source, training, subset, name, seed, indexes, root)
     of_pool, of_subset, keys = Counts(), Counts(), Keys()
     for counts in source.scan(lambda rows, _: _counted(rows), COLUMNS, training):
         of_pool.merge(counts)
@@ -105,7 +106,7 @@ def sample(
 
 
 def choose(
-    source: Source, left: Left, subset: Subset, name: str, seed: str, index: Path, root: Path
+    source: Source, left: Left, subset: Subset, name: str, seed: str, indexes: Mapping[str, Path], root: Path
 ) -> tuple[I64, dict[str, Any]]:
     """Leave copies out, narrow, draw.
 
@@ -115,7 +116,7 @@ def choose(
         subset: its definition.
         name: of the subset.
         seed: name of the replicate.
-        index: folder of the pool's index.
+        indexes: of the pools whose validation splits must not be met, the folder of each one's index by its name.
         root: the folder that relative paths count from.
 
     Returns:
@@ -129,7 +130,7 @@ def choose(
     strategy = pipeline.load_draw(subset.strategy, subset.options, where)
     images = left.count
     try:
-        left, overlap = leave_out(source, left, subset.pool, index, subset.overlap)
+        left, overlap = leave_out(source, left, indexes, subset.overlap)
     except UserError as error:
         raise UserError(f"{where}.overlap.{error}") from None
     left, steps = pipeline.run_steps(source, left, subset.steps, seed, root, where)

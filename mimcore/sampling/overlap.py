@@ -1,6 +1,6 @@
 """Images that are copies of validation images, by perceptual hash: what is trained on must not be tested on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from mimcore.sampling.columns import bits64, named
 from mimcore.sampling.hamming import near_any
 from mimcore.sampling.source import I64, Left, Source
 
+#: The column of hashes that indexing makes.
+_OWN = "phash"
+
 
 class Overlap(Definition):
     """Which images count as copies, and whether they are left out.
@@ -26,7 +29,7 @@ class Overlap(Definition):
     #: Whether copies of validation images are left out before the first step; None: where the pool has the column.
     exclude: bool | None = None
     #: Column of 64-bit perceptual hashes.
-    column: str = "phash"
+    column: str = _OWN
     #: Bits in which copies may differ.
     distance: int = Field(default=0, ge=0, le=8)
     #: Other pools of the study whose validation splits must not be met either, such as those that tasks test on.
@@ -34,15 +37,14 @@ class Overlap(Definition):
 
 
 def leave_out(
-    source: Source, left: Left, pool: str, index: Path, config: Overlap
+    source: Source, left: Left, indexes: Mapping[str, Path], config: Overlap
 ) -> tuple[Left, dict[str, Any] | None]:
     """Find the rows that are copies of validation images, and leave them out.
 
     Args:
         source: of the rows.
         left: those that may be drawn.
-        pool: name of their pool.
-        index: folder of its index; those of other pools lie beside it.
+        indexes: of the pools whose validation splits must not be met, the folder of each one's index by its name.
         config: what counts as a copy.
 
     Returns:
@@ -53,10 +55,10 @@ def leave_out(
         UserError: copies are to be found, and a pool has no perceptual hashes; it begins with the option.
     """
     optional = config.exclude is False or (config.exclude is None and not config.pools)
-    if optional and config.column not in source.schema.names:
+    if not indexes or (optional and config.column not in source.schema.names):
         return left, None
     named(source.schema.empty_table(), config.column, "column")
-    held_out = {name: _hashes(index.parent / name, name, config) for name in dict.fromkeys([pool, *config.pools])}
+    held_out = {name: _hashes(index, name, config) for name, index in indexes.items()}
     images = dict.fromkeys(held_out, 0)
 
     def look(rows: pa.Table, numbers: I64) -> tuple[I64, dict[str, int]]:
@@ -77,12 +79,13 @@ def leave_out(
 
 
 def _hashes(index: Path, pool: str, config: Overlap) -> U64:
-    """Hashes of a pool's validation images."""
-    held_out = read_split(index, "val", [config.column])
-    if config.column not in held_out.column_names:
+    """Hashes of a pool's validation images: of the same column, else of the one that indexing makes."""
+    held_out = read_split(index, "val", list({config.column, _OWN}))
+    column = config.column if config.column in held_out.column_names else _OWN
+    if column not in held_out.column_names:
         raise UserError(
             f"pools: the index of pool '{pool}' has no column '{config.column}'; set pools.{pool}.perceptual_hash to"
             " true, or take it out."
         )
-    hashes, known = bits64(held_out, config.column, "column")
+    hashes, known = bits64(held_out, column, "column")
     return hashes[known]

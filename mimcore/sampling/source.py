@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ class Scan(Protocol):
 class Group(NamedTuple):
     """A row group: where it is, and which rows of the source it holds."""
 
-    file: Path
+    file: str
     number: int
     first: int
     rows: int
@@ -85,22 +85,27 @@ class Source:
         schema: of the columns, ``key`` among them.
     """
 
-    def __init__(self, files: Sequence[Path], key: str = "key") -> None:
+    def __init__(
+        self, files: Sequence[str | Path], key: str = "key", open_file: Callable[[str], Any] = lambda file: file
+    ) -> None:
         """Read the ends of the files.
 
         Args:
             files: in their order, all with the same columns.
             key: column whose values are the keys; as text they are there as ``key`` too.
 
+            open_file: gives what pyarrow opens a file by.
+
         Raises:
             UserError: a file is missing or broken, or has other columns than the first.
         """
+        self._open_file = open_file
         self.key = key
-        self._ends: dict[Path, pq.FileMetaData] = {}
+        self._ends: dict[str, pq.FileMetaData] = {}
         self.groups: list[Group] = []
         self.rows = 0
         schema = None
-        for file in files:
+        for file in map(str, files):
             with self._opened(file) as opened:
                 self._ends[file] = opened.metadata
                 own = opened.schema_arrow.remove_metadata()
@@ -194,10 +199,12 @@ class Source:
                 raise UserError(f"{group.file} cannot be read ({error}); fetch or make it anew.") from error
         return found
 
-    def _opened(self, file: Path) -> pq.ParquetFile:
+    def _opened(self, file: str) -> pq.ParquetFile:
         try:
             # The end of a file, which grows with its row groups, is read once.
-            return pq.ParquetFile(file, metadata=self._ends.get(file), buffer_size=_BUFFER, pre_buffer=False)
+            return pq.ParquetFile(
+                self._open_file(file), metadata=self._ends.get(file), buffer_size=_BUFFER, pre_buffer=False
+            )
         except FileNotFoundError:
             raise UserError(f"{file} is missing; bring it up to date with 'dvc repro'.") from None
         except (OSError, pa.ArrowException) as error:
