@@ -165,6 +165,42 @@ def export(
     )
 
 
+@app.command(rich_help_panel=PREPARE)
+def features(
+    pool: PoolName,
+    run: Annotated[str | None, typer.Option(help="Name of a run whose encoder to take.")] = None,
+    timm: Annotated[str | None, typer.Option(help="Name of a pretrained timm model to take.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="The timm model's weights; fetched if not given.")] = None,
+    pooling: Annotated[str, typer.Option(help="Of a run's encoder: mean or cls.")] = "mean",
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
+    out: Annotated[Path | None, typer.Option(help="File to write; features/POOL-MODEL.parquet by default.")] = None,
+    params: Params = PARAMS,
+) -> None:
+    """Write features of a pool's training images, for the strategies that draw by them."""
+    from mimcore.data.loader import Images
+    from mimcore.data.splits import read_split
+    from mimcore.definition import resolve
+    from mimcore.evaluation.features import FeaturesConfig
+    from mimcore.evaluation.vectors import of_run, of_timm, write_vectors
+    from mimcore.progress import Meter
+
+    if (run is None) == (timm is None):
+        raise UserError("one of --run and --timm is needed: whose features?")
+    study = Study.read(params)
+    options, device = study.options("pools", pool), study.execution.start()
+    config = resolve(FeaturesConfig, {"pool": pool, "pooling": pooling}, "features")
+    extract, size, channels = (
+        of_timm(str(timm), checkpoint, device) if run is None else of_run(layout.run(run), config, device)
+    )
+    rows = read_split(layout.index(pool), "train", ["key", "shard", "offset", "length", "checksum"])
+    images = Images(options, rows, size, Path.cwd(), channels=channels)
+    file = out or Path("features") / f"{pool}-{run or timm}.parquet"
+    with Meter(f"features {pool}", len(images)) as meter:
+        digest = write_vectors(file, extract, images, device, batch_size, study.execution.workers, meter.update)
+    print(f"{file}: {len(images):,} images.")
+    print(f"In a subset: features: {{path: {file}, sha256: {digest[:16]}}}")
+
+
 @app.command(rich_help_panel=WORK)
 def examples(task: TaskName, params: Params = PARAMS) -> None:
     """Choose the labelled images that a task trains and tests on."""

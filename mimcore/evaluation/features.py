@@ -69,14 +69,15 @@ def extract(subject: Encoder | Pixels, images: Images, config: FeaturesConfig, c
     done = 0
     with torch.inference_mode():
         for batch in ahead(images.get, np.split(positions, cuts), context.workers):
-            parts.append(_features(subject, torch.from_numpy(batch).to(context.device), config))
+            parts.append(batch_features(subject, torch.from_numpy(batch).to(context.device), config))
             done += len(batch)
             context.progress("features", done, len(images))
     # A copy outside inference mode, so that the probe may take gradients of products with it.
     return torch.cat(parts).clone()
 
 
-def _features(subject: Encoder | Pixels, images: Tensor, config: FeaturesConfig) -> Tensor:
+def batch_features(subject: Encoder | Pixels, images: Tensor, config: FeaturesConfig) -> Tensor:
+    """Features of a batch, uint8 ``(B, C, H, W)`` to float32 ``(B, D)``, on its device; the encoder is there too."""
     if isinstance(subject, Pixels):
         mean, std = (images.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in statistics(subject.channels))
         pixels = (images.float() / 255 - mean) / std
