@@ -31,7 +31,8 @@ def main() -> None:
     rows = pa.table({"key": pa.array(np.arange(options.images)).cast(pa.string()), "phash": hashes})
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     started = time.monotonic()
-    kept = len(dedup.keep(rows, dedup.Config(distance=options.distance), "s0"))
+    config = dedup.Config(distance=options.distance)
+    kept = len(dedup.keep(dedup.compact(rows, config, "s0"), config, "s0"))
     seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{options.images:,} hashes, distance {options.distance}: {seconds:.1f} s")

@@ -130,13 +130,14 @@ def index(pool: PoolName, params: Params = PARAMS) -> None:
 def sample(subset: SubsetName, seed: SeedName, params: Params = PARAMS) -> None:
     """Draw a subset of a pool."""
     from mimcore.artifacts import Provenance
+    from mimcore.progress import Phases
     from mimcore.sampling.draw import sample as draw
 
     study = Study.read(params)
     options, pool = study.options("subsets", subset), study.pool_of("subsets", subset)
-    output = layout.subset(subset, seed)
-    with Provenance(layout.provenance(output), f"sample {subset} {seed}", options, {"index": pool}):
-        card = draw(subset, options, seed, study.options("pools", pool), layout.index(pool), output, Path.cwd())
+    output, title = layout.subset(subset, seed), f"sample {subset} {seed}"
+    with Provenance(layout.provenance(output), title, options, {"index": pool}), Phases(title, "rows") as passes:
+        card = draw(subset, options, seed, study.options("pools", pool), layout.index(pool), output, Path.cwd(), passes)
     print(f"{subset}-{seed}: {card['images']:,} of {pool}'s images.")
 
 
@@ -148,6 +149,7 @@ def export(
     params: Params = PARAMS,
 ) -> None:
     """Draw a subset of a pool of metadata, and write the list of images to fetch."""
+    from mimcore.progress import Phases
     from mimcore.sampling.export import LIST
     from mimcore.sampling.export import export as draw
 
@@ -155,7 +157,8 @@ def export(
     options, pool = study.options("subsets", subset), study.pool_of("subsets", subset)
     output = out or Path("exports") / f"{subset}-{seed}"
     pool_options, listing = study.options("pools", pool), layout.listing(pool)
-    card = draw(subset, options, seed, pool_options, listing, layout.index(pool).parent, output, Path.cwd())
+    with Phases(f"export {subset} {seed}", "rows") as passes:
+        card = draw(subset, options, seed, pool_options, listing, layout.index(pool).parent, output, Path.cwd(), passes)
     print(f"{output / LIST}: {card['images']:,} of {pool}'s {card['pool_images']:,} rows, in the order of the draw.")
     print(f"Fetch them: {card['command']}")
     print(

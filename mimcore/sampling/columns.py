@@ -1,5 +1,7 @@
 """Columns of an index as arrays; whatever is wrong with one is said by the name of the option that named it."""
 
+from contextlib import suppress
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -67,11 +69,15 @@ def bits64(rows: pa.Table, name: str, option: str) -> tuple[U64, npt.NDArray[np.
     if pa.types.is_integer(values.type):
         return values.fill_null(0).to_numpy().astype(np.uint64), known
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        filled = values.fill_null("0" * 16).to_numpy()
-        wrong = rows.num_rows and not pc.all(pc.match_substring_regex(values, "^[0-9a-fA-F]{16}$")).as_py()
-        if not wrong or not known.any():
-            text = np.frombuffer(bytes.fromhex("".join(filled)), ">u8")
-            return text.astype(np.uint64), known
+        text = values.fill_null("0" * 16).combine_chunks().cast(pa.large_string())
+        ends = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
+        if (np.diff(ends) == 16).all():
+            digits = memoryview(text.buffers()[2] or b"")[ends[0] : ends[-1]]
+            # White space is passed over by fromhex, and other text is an error of it.
+            with suppress(ValueError):
+                found = np.frombuffer(bytes.fromhex(str(digits, "ascii")), ">u8").astype(np.uint64)
+                if len(found) == len(values):
+                    return found, known
     raise UserError(
         f"{option}: '{name}' holds no 64-bit hashes (its type is {values.type}); name a column of whole numbers or of 16"
         " hexadecimal digits."

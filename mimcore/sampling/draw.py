@@ -20,7 +20,7 @@ from mimcore.sampling.manifest import write_manifest
 from mimcore.sampling.overlap import Overlap, leave_out
 from mimcore.sampling.pipeline import Step
 from mimcore.sampling.sheet import SHOWN, write_sheet
-from mimcore.sampling.source import I64, Left, Source
+from mimcore.sampling.source import I64, Left, Progress, Source
 
 
 class Subset(Definition):
@@ -57,6 +57,7 @@ def sample(
     index: Path,
     output: Path,
     root: Path,
+    progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Draw a subset and write ``manifest.parquet``, ``validation.parquet``, ``card.json`` and ``contact_sheet.png``.
 
@@ -70,6 +71,7 @@ def sample(
         index: ``artifacts/index/<pool>``; those of other pools lie beside it.
         output: the folder to write, ``artifacts/subsets/<subset>-<seed>``.
         root: the folder that relative pool paths count from.
+        progress: told of each pass over many rows.
 
     Returns:
         the card.
@@ -82,7 +84,7 @@ def sample(
     subset = definition.resolve(Subset, options, where)
     if wrong := mistakes(options, where):
         raise UserError("\n".join(wrong))
-    source = Source([index / "index.parquet"])
+    source = Source([index / "index.parquet"], progress=progress)
     training = source.left().only(source.scan(_training, ["split"]))
     indexes = {pool: index.parent / pool for pool in dict.fromkeys([subset.pool, *subset.overlap.pools])}
     drawn, record = choose(source, training, subset, name, seed, indexes, root)

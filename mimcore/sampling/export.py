@@ -10,7 +10,7 @@ from mimcore.data.pool import load_pool
 from mimcore.errors import UserError
 from mimcore.sampling.draw import Subset, choose, mistakes
 from mimcore.sampling.manifest import write_manifest
-from mimcore.sampling.source import Source
+from mimcore.sampling.source import Progress, Source
 
 #: The list, in the folder that is written.
 LIST = "urls.parquet"
@@ -25,6 +25,7 @@ def export(
     indexes: Path,
     output: Path,
     root: Path,
+    progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Draw a subset of metadata and write ``urls.parquet`` and ``card.json``.
 
@@ -39,6 +40,7 @@ def export(
         indexes: folder of the indexes of the pools that ``overlap.pools`` names.
         output: the folder to write.
         root: the folder that relative paths count from.
+        progress: told of each pass over many rows.
 
     Returns:
         the card, with ``command``, which fetches the images, and ``list_sha256``, by which a subset names the list.
@@ -65,7 +67,8 @@ def export(
             " anew."
         )
     tags = {shard.name: shard.etag for shard in shards}
-    source = Source([*tags], pool.config.key_column, lambda file: pool.files.table(file, tags[file]))  # type: ignore[attr-defined]
+    key = pool.config.key_column  # type: ignore[attr-defined]
+    source = Source([*tags], key, lambda file: pool.files.table(file, tags[file]), progress)
     for column in (pool.config.url_column, pool.config.caption_column):  # type: ignore[attr-defined]
         if column is not None and column not in source.schema.names:
             raise UserError(

@@ -42,7 +42,8 @@ class Strategy:
 
             * ``meets(rows, config) -> bools``: of each row, whatever the others are, whether it stays; and if need be
               ``check(kept, rows, config) -> dict`` for the card, which may refuse a number of rows kept of so many;
-            * ``keep(rows, config, seed) -> positions`` of those that stay among all rows, ascending;
+            * ``keep(rows, config, seed) -> positions`` of those that stay among all rows, ascending, for which there may be
+              ``compact(rows, config, seed) -> rows``, what needs to be held of some of them;
             * ``order(rows, config, seed, facts) -> Order`` in which rows are drawn, and if need be
               ``survey(scan, config) -> facts``, which looks at all of them before;
             * ``draw(rows, config, images, seed) -> positions`` among all rows, in the order of the draw;
@@ -83,7 +84,7 @@ class Strategy:
                 )
                 told = self.module.check(found.count, left.count, self.config) if hasattr(self.module, "check") else {}
                 return found, told
-            rows, numbers = source.table(self._columns(), left)
+            rows, numbers = source.table(self._columns(), left, self._compact(seed))
             return left.only(iter([numbers[self.module.keep(rows, self.config, seed)]])), {}
         except UserError as error:
             raise self._placed(error) from None
@@ -134,6 +135,11 @@ class Strategy:
             if first.enough:
                 break
         return first.result(keys)
+
+    def _compact(self, seed: str) -> Callable[[pa.Table], pa.Table]:
+        if not hasattr(self.module, "compact"):
+            return lambda rows: rows
+        return lambda rows: self.module.compact(rows, self.config, seed)
 
     def _columns(self) -> list[str]:
         return list(dict.fromkeys(["key", *self.module.columns(self.config)]))

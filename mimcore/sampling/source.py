@@ -23,8 +23,14 @@ Bools = npt.NDArray[np.bool_]
 BATCH = 1 << 15
 #: Bytes of a column that are read at a time; without, a whole row group would be in memory.
 _BUFFER = 1 << 20
+#: Rows of which a pass takes so long that its progress is told.
+_LONG = 5_000_000
 #: Threads that read: more than these wait for one another.
 _THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+#: Called with the name of a pass, rows done, and rows in all.
+Progress = Callable[[str, int, int], None]
 
 
 class Scan(Protocol):
@@ -86,7 +92,11 @@ class Source:
     """
 
     def __init__(
-        self, files: Sequence[str | Path], key: str = "key", open_file: Callable[[str], Any] = lambda file: file
+        self,
+        files: Sequence[str | Path],
+        key: str = "key",
+        open_file: Callable[[str], Any] = lambda file: file,
+        progress: Progress = lambda what, done, total: None,
     ) -> None:
         """Read the ends of the files.
 
@@ -95,11 +105,14 @@ class Source:
             key: column whose values are the keys; as text they are there as ``key`` too.
 
             open_file: gives what pyarrow opens a file by.
+            progress: told of each pass that is long, row group by row group.
 
         Raises:
             UserError: a file is missing or broken, or has other columns than the first.
         """
         self._open_file = open_file
+        self._progress = progress
+        self._passes = 0
         self.key = key
         self._ends: dict[str, pq.FileMetaData] = {}
         self.groups: list[Group] = []
@@ -150,25 +163,35 @@ class Source:
             yield from self._on_group(self.groups[0], work, wanted, left)
             return
         pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="rows")
-        waiting: deque[Future[list[T]]] = deque()
+        waiting: deque[tuple[Group, Future[list[T]]]] = deque()
         groups = iter(self.groups)
+        self._passes += 1
+        name = f"pass {self._passes}"
         try:
             while True:
                 for group in groups:
-                    waiting.append(pool.submit(self._on_group, group, work, wanted, left))
+                    waiting.append((group, pool.submit(self._on_group, group, work, wanted, left)))
                     if len(waiting) > _THREADS:
                         break
                 if not waiting:
                     return
-                yield from waiting.popleft().result()
+                group, coming = waiting.popleft()
+                yield from coming.result()
+                if self.rows >= _LONG:
+                    self._progress(name, group.first + group.rows, self.rows)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def table(self, columns: Sequence[str] | None = None, left: Left | None = None) -> tuple[pa.Table, I64]:
-        """Rows that are left, and the number of each; all in memory."""
-        parts = list(self.scan(lambda rows, numbers: (rows, numbers), columns, left))
+    def table(
+        self,
+        columns: Sequence[str] | None = None,
+        left: Left | None = None,
+        compact: Callable[[pa.Table], pa.Table] = lambda rows: rows,
+    ) -> tuple[pa.Table, I64]:
+        """Rows that are left, or what ``compact`` leaves of each, and the number of each; all in memory."""
+        parts = list(self.scan(lambda rows, numbers: (compact(rows), numbers), columns, left))
         empty = self.schema.empty_table()
-        tables = [rows for rows, _ in parts] or [empty if columns is None else empty.select(list(columns))]
+        tables = [rows for rows, _ in parts] or [compact(empty if columns is None else empty.select(list(columns)))]
         return pa.concat_tables(tables), np.concatenate([numbers for _, numbers in parts] or [np.empty(0, np.int64)])
 
     def _on_group(

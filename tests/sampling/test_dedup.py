@@ -1,5 +1,6 @@
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from drawing import check_growth, check_keep, drawing, keeping, tables
 from hypothesis import given
@@ -66,7 +67,7 @@ def test_near_any_is_what_comparing_each_with_each_says(found: list[int], others
 
 
 def exact_then_random(rows: pa.Table, images: int) -> list[str]:
-    left = rows.take(pa.array(dedup.keep(rows, dedup.Config(), "s0")))
+    left = rows.filter(pc.is_in(rows["key"], pa.array(keeping(dedup, dedup.Config())(rows))))
     return drawing(random, random.Config())(left, min(images, left.num_rows))
 
 
@@ -135,9 +136,9 @@ def test_hexadecimal_and_signed_columns_say_the_same() -> None:
 def test_mistakes() -> None:
     rows = pa.table({"key": ["a"], "image_phash": ["12"], "score": [0.5]})
     for column, message in [
-        ("phash", r"^column: the pool's index has no column 'phash'; did you mean 'image_phash'"),
-        ("image_phash", r"^column: 'image_phash' holds no 64-bit hashes \(its type is string\)"),
-        ("score", r"^column: 'score' holds no 64-bit hashes \(its type is double\)"),
+        ("phash", r"^options\.column: the pool's index has no column 'phash'; did you mean 'image_phash'"),
+        ("image_phash", r"^options\.column: 'image_phash' holds no 64-bit hashes \(its type is string\)"),
+        ("score", r"^options\.column: 'score' holds no 64-bit hashes \(its type is double\)"),
     ]:
         with pytest.raises(UserError, match=message):
-            dedup.keep(rows, dedup.Config(column=column), "s0")
+            keeping(dedup, dedup.Config(column=column))(rows)

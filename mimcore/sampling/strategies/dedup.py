@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
-from mimcore.data.hashing import bottom, salted
+from mimcore.data.hashing import U64, hash64, salted
 from mimcore.definition import Definition
 from mimcore.sampling.columns import bits64
 from mimcore.sampling.hamming import first_of_near
@@ -37,11 +37,19 @@ def columns(config: Config) -> list[str]:
     return [config.column]
 
 
+def compact(rows: pa.Table, config: Config, seed: str) -> pa.Table:
+    """What is held of each row: the hash of its key, uint64, and its perceptual hash, uint64 or null."""
+    hashes, known = bits64(rows, config.column, "column")
+    return pa.table(
+        {"order": hash64(rows["key"], salted(config.salt, seed)), "hash": pa.array(hashes, pa.uint64(), mask=~known)}
+    )
+
+
 def keep(rows: pa.Table, config: Config, seed: str) -> npt.NDArray[np.int64]:
     """Positions of the rows that stay.
 
     Args:
-        rows: N rows of an index; ``key`` and the column of hashes are looked at.
+        rows: N rows, as ``compact`` leaves them.
         config: options of the strategy.
         seed: name of the replicate, such as ``s0``.
 
@@ -51,9 +59,10 @@ def keep(rows: pa.Table, config: Config, seed: str) -> npt.NDArray[np.int64]:
     Raises:
         UserError: the column is missing or holds no 64-bit hashes; it begins with the option.
     """
-    hashes, known = bits64(rows, config.column, "column")
-    order = bottom(rows["key"], rows.num_rows, salted(config.salt, seed))
-    order = order[known[order]]
+    known = rows["hash"].is_valid().to_numpy()
+    hashes: U64 = rows["hash"].fill_null(0).to_numpy()
+    places = np.flatnonzero(known)
+    order = places[np.argsort(rows["order"].to_numpy()[places], kind="stable")]
     _, first = np.unique(hashes[order], return_index=True)
     order = order[np.sort(first)]
     stay = ~known
