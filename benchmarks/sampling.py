@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from multiprocessing import Pool
 from pathlib import Path
 from statistics import median
@@ -235,6 +236,7 @@ def child(order: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(dir=files[0].parent) as folder:
         out = Path(folder) / "manifest.parquet"
         draw = WAYS[order["way"]](files, order["images"], order["strategy"], order["columns"], out)
+        pa.array([0]).to_pandas() if find_spec("pandas") else None  # pyarrow imports it at its first need
         start = time.perf_counter()
         draw()
         seconds = time.perf_counter() - start

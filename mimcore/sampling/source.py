@@ -19,8 +19,8 @@ T = TypeVar("T")
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-#: Rows of a table that is handed out, at most.
-BATCH = 1 << 15
+#: Bytes of a table that is handed out, about.
+_PART = 16 << 20
 #: Bytes of a column that are read at a time; without, a whole row group would be in memory.
 _BUFFER = 1 << 20
 #: Rows of which a pass takes so long that its progress is told.
@@ -205,15 +205,14 @@ class Source:
         stored = list(dict.fromkeys(self.key if name == "key" else name for name in columns))
         with self._opened(group.file) as file:
             try:
-                for batch in file.iter_batches(BATCH, row_groups=[group.number], columns=stored, use_threads=False):
-                    rows = pa.Table.from_batches([batch])
+                for rows in _tables(file, group.number, stored):
                     if self.key in stored and rows[self.key].null_count:
                         raise UserError(f"{group.file}: some rows have no '{self.key}', which is their key; drop them.")
-                    numbers = np.arange(group.first + first, group.first + first + batch.num_rows)
+                    numbers = np.arange(group.first + first, group.first + first + rows.num_rows)
+                    first += rows.num_rows
                     if mask is not None:
-                        own = mask[first : first + batch.num_rows]
+                        own = mask[numbers[0] - group.first : first]
                         rows, numbers = rows.filter(pa.array(own)), numbers[own]
-                    first += batch.num_rows
                     if renamed:
                         keys = rows[self.key].cast(pa.string())
                         rows = pa.table([keys if name == "key" else rows[name] for name in columns], names=columns)
@@ -232,6 +231,22 @@ class Source:
             raise UserError(f"{file} is missing; bring it up to date with 'dvc repro'.") from None
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{file} cannot be read ({error}); fetch or make it anew.") from error
+
+
+def _tables(file: pq.ParquetFile, number: int, columns: list[str]) -> Iterator[pa.Table]:
+    """A row group at once if its columns are small, else in parts of some MiB."""
+    group = file.metadata.row_group(number)
+    held = sum(
+        chunk.total_uncompressed_size
+        for chunk in map(group.column, range(group.num_columns))
+        if chunk.path_in_schema.split(".")[0] in columns
+    )
+    if held <= _PART:
+        yield file.read_row_group(number, columns=columns, use_threads=False)
+        return
+    rows = max(1, group.num_rows * _PART // held)
+    for batch in file.iter_batches(rows, row_groups=[number], columns=columns, use_threads=False):
+        yield pa.Table.from_batches([batch])
 
 
 def joined(parts: Iterator[I64]) -> I64:
