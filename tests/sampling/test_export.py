@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import resource
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mimcore import artifacts
 from mimcore.data.hashing import hash64
 from mimcore.data.index import build_index
 from mimcore.data.listing import scan
 from mimcore.data.pool import load_pool
 from mimcore.errors import UserError
+from mimcore.sampling import manifest
 from mimcore.sampling.draw import sample
 from mimcore.sampling.export import export
 
@@ -105,6 +108,23 @@ def test_what_arrived_is_drawn_in_the_order_of_the_list(root: Path) -> None:
         sample(
             "web", {**subset, "options": {**given, "max_missing_fraction": 0.1}}, "s0", options, index, root / "x", root
         )
+
+
+@pytest.mark.parametrize(("held", "limit"), [(0, 1000), (1 << 30, 1000), (1 << 30, 0)], ids=["parts", "list", "card"])
+def test_a_full_disk_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch, held: int, limit: int) -> None:
+    """The system refuses to write more into any one file, as a full disk does."""
+    monkeypatch.setattr(manifest, "_HELD", held)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if not limit:
+        monkeypatch.setattr(artifacts, "write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit or before[0], before[1]))
+        with pytest.raises(UserError, match=r"exports/web-s0"):
+            exported(root, images=200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((root / "exports").glob("*"))
+    assert not list((root / "exports").glob(".*"))
 
 
 def test_mistakes(root: Path) -> None:
