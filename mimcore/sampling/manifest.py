@@ -1,6 +1,7 @@
 """The chosen rows with all their columns, in the order of the draw, in memory for a part of them only."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +58,13 @@ def write_manifest(
         starts = np.flatnonzero(np.diff(of_part, prepend=-1))
         for start, end in zip(starts, np.append(starts[1:], len(of_part)), strict=True):
             parts.add(int(of_part[start]), rows.slice(start, end - start))
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    # A part is sorted while the one before it is written.
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer, ThreadPoolExecutor(1) as beside:
+        coming = beside.submit(parts.take, 0)
         for number in range(len(parts)):
-            rows = parts.take(number)
-            rows = rows.take(pa.array(np.argsort(rows["rank"].to_numpy())))
+            rows = coming.result()
+            if number + 1 < len(parts):
+                coming = beside.submit(parts.take, number + 1)
             look(rows)
             writer.write_table(rows, row_group_size=_GROUP)
 
@@ -93,11 +97,12 @@ class _Parts:
             self._bytes = 0
 
     def take(self, number: int) -> pa.Table:
-        """All rows of a part, which forgets them."""
+        """All rows of a part by rank; it forgets them."""
         tables, self._held[number] = self._held[number], []
         if writer := self._writers.pop(number, None):
             writer.close()
             with pa.ipc.open_stream(self._files[number]) as stream:
                 tables = [stream.read_all(), *tables]
             self._files[number].unlink()
-        return pa.concat_tables(tables)
+        rows = pa.concat_tables(tables)
+        return rows.take(pa.array(np.argsort(rows["rank"].to_numpy())))
