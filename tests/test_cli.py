@@ -24,6 +24,8 @@ VERBS = {
     "check": ["--params", "--out"],
     "index": ["pool", "--params"],
     "sample": ["subset", "seed", "--params"],
+    "export": ["subset", "seed", "--out", "--params"],
+    "features": ["pool", "--run", "--timm", "--checkpoint", "--pooling", "--batch-size", "--out", "--params"],
     "examples": ["task", "--params"],
     "pretrain": ["run", "--params"],
     "evaluate": ["run", "task", "--params"],

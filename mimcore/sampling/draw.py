@@ -86,7 +86,7 @@ def sample(
         raise UserError("\n".join(wrong))
     source = Source([index / "index.parquet"], progress=progress)
     training = source.left().only(source.scan(_training, ["split"]))
-    indexes = {pool: index.parent / pool for pool in dict.fromkeys([subset.pool, *subset.overlap.pools])}
+    indexes = {**{pool: index.parent / pool for pool in subset.overlap.pools}, subset.pool: index}
     drawn, record = choose(source, training, subset, name, seed, indexes, root)
     of_pool, of_subset, keys = Counts(), Counts(), Keys()
     for counts in source.scan(lambda rows, _: _counted(rows), COLUMNS, training):
