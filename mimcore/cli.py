@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,12 +103,15 @@ def index(pool: PoolName, params: Params = PARAMS) -> None:
     from mimcore.artifacts import Provenance
     from mimcore.data.index import build_index
     from mimcore.data.listing import read_listing
+    from mimcore.data.pool import load_pool
     from mimcore.progress import Meter
 
     study = Study.read(params)
     options, execution = study.options("pools", pool), study.execution
     output, listing = layout.index(pool), layout.listing(pool)
     shards = len(read_listing(listing, pool))
+    made = load_pool(pool, options, Path.cwd()).made
+    before, start = made(), time.monotonic()
     record = Provenance(layout.provenance(output), f"index {pool}", options, {"listing": str(listing)})
     with record, Meter(f"index {pool}", shards, "shards") as meter:
         card = build_index(
@@ -124,6 +128,8 @@ def index(pool: PoolName, params: Params = PARAMS) -> None:
     print(
         f"{pool}: {card['train']:,} training and {card['val']:,} validation images, {len(card['skipped'])} set aside."
     )
+    if after := made():
+        print(f"{pool}: {after.sentence(before, time.monotonic() - start)}")
 
 
 @app.command(rich_help_panel=WORK)
