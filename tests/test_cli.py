@@ -33,6 +33,7 @@ VERBS = {
     "report": [],
     "results": [],
     "explain": ["stage"],
+    "bench-data": ["what", "--run", "--seconds", "--json", "--params"],
 }
 
 
