@@ -263,6 +263,34 @@ def explain(
     print(work(stage))
 
 
+@app.command(rich_help_panel=ANSWER)
+def look(
+    subset: SubsetName,
+    seed: Annotated[
+        str | None, typer.Argument(help="A replicate; by default the study's first.", metavar="SEED")
+    ] = None,
+    params: Params = PARAMS,
+) -> None:
+    """Write a page that shows a subset beside its pool: pictures, distributions, words, near copies."""
+    from mimcore.look.page import look as work
+    from mimcore.progress import Phases
+
+    study = Study.read(params)
+    pool, seed = study.pool_of("subsets", subset), seed or study.grid.seeds[0]
+    title, output = f"{subset}-{seed}", layout.look(subset, seed)
+    with Phases(f"look {title}", unit="parts") as progress:
+        page = work(
+            title,
+            layout.subset(subset, seed),
+            layout.index(pool),
+            study.options("pools", pool),
+            output,
+            Path.cwd(),
+            progress,
+        )
+    print(page)
+
+
 @app.command(name="bench-data", rich_help_panel=ANSWER)
 def bench_data(
     what: Annotated[

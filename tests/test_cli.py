@@ -33,6 +33,7 @@ VERBS = {
     "report": [],
     "results": [],
     "explain": ["stage"],
+    "look": ["subset", "seed", "--params"],
     "bench-data": ["what", "--run", "--seconds", "--json", "--params"],
 }
 

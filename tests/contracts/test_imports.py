@@ -18,6 +18,7 @@ MAY = {
     "training": {"objectives", "models", "data"},
     "evaluation": {"models", "data"},
     "scaling": set(),
+    "look": {"data", "sampling", "scaling"},
     "bench": {"data", "training"},
     "progress": set(),
     "setaside": set(),
