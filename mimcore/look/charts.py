@@ -8,17 +8,29 @@ import altair as alt
 import numpy as np
 import numpy.typing as npt
 
-from mimcore.scaling.drawing import PLOT_WIDTH, Key, Panel, render
+from mimcore.scaling.drawing import PLOT_WIDTH, Panel, render
 
 F64 = npt.NDArray[np.float64]
 
 SUBSET, POOL = "#0b78be", "#868e96"
-KEYS = [Key("subset", SUBSET), Key("pool", POOL)]
+#: Entries of the legend: a line and an area, as in the charts.
+KEYS = [
+    (
+        f'<svg width="30" height="12" aria-hidden="true"><path d="M0 6H30" stroke="{SUBSET}" stroke-width="2.2"/></svg>',
+        "subset",
+    ),
+    (
+        f'<svg width="30" height="12" aria-hidden="true"><rect width="30" height="12" fill="{POOL}" opacity="0.5"/></svg>',
+        "pool",
+    ),
+]
 _BINS, _HEIGHT = 40, 150
 #: The ends of an axis are at these parts of the pool; what lies beyond counts in the last bin.
 _ENDS = (0.002, 0.998)
-#: An axis is logarithmic where values are above zero and its ends are so many times apart.
-_WIDE = 20.0
+#: An axis is logarithmic where values are above zero and nine in ten of them are so many times apart.
+_WIDE = 30.0
+#: From here on numbers are written with k and M.
+_LARGE = 10_000
 #: Whole numbers of so many different values have a bin each.
 _FEW = 40
 
@@ -37,10 +49,10 @@ def histogram(subset: F64, pool: F64) -> tuple[F64, F64, F64, bool]:
     if len(distinct) <= _FEW and np.all(distinct == np.rint(distinct)) and np.ptp(distinct) < 2 * _FEW:
         edges = np.arange(distinct[0], distinct[-1] + 2) - 0.5
     else:
-        low, high = np.quantile(both, _ENDS)
+        low, least, most, high = np.quantile(both, (_ENDS[0], 0.05, 0.95, _ENDS[1]))
         if low == high:
-            low, high = distinct[0], distinct[-1]
-        logarithmic = bool(distinct[0] > 0 and high / low > _WIDE)
+            (low, high) = (least, most) = distinct[0], distinct[-1]
+        logarithmic = bool(distinct[0] > 0 and most / least > _WIDE)
         edges = np.geomspace(low, high, _BINS + 1) if logarithmic else np.linspace(low, high, _BINS + 1)
     inside = [np.clip(values, edges[0], edges[-1]) for values in (one, other)]
     shares = [np.histogram(values, edges)[0] / max(len(values), 1) for values in inside]
@@ -50,6 +62,7 @@ def histogram(subset: F64, pool: F64) -> tuple[F64, F64, F64, bool]:
 def numbers(name: str, subset: F64, pool: F64) -> Panel:
     """A distribution of numbers: the pool as an area, the subset as a line."""
     edges, ours, theirs, logarithmic = histogram(subset, pool)
+    whole = edges[0] % 1 == 0.5 and np.all(np.diff(edges) == 1)
     points = {
         which: [
             {"x": float(x), "y": 100 * float(y)}
@@ -58,10 +71,15 @@ def numbers(name: str, subset: F64, pool: F64) -> Panel:
         for which, shares in (("pool", theirs), ("subset", ours))
     }
     scale = alt.Scale(type="log" if logarithmic else "linear", nice=False, zero=False, domain=[edges[0], edges[-1]])
-    ticks = {"values": _ticks(edges[0], edges[-1])} if logarithmic else {"tickCount": 6}
-    x = alt.X(
-        "x:Q", scale=scale, title=name, axis=alt.Axis(grid=False, format="~s" if edges[-1] >= 1000 else "~g", **ticks)
-    )
+    ticks: dict[str, Any] = {"tickCount": 6}
+    if logarithmic:
+        ticks = {"values": _ticks(edges[0], edges[-1])}
+    elif whole:
+        middles = (edges[:-1] + 0.5).astype(int)
+        ticks = {"values": middles[:: -(-len(middles) // 12)].tolist(), "format": "d"}
+    if edges[-1] >= _LARGE:
+        ticks["format"] = "~s"
+    x = alt.X("x:Q", scale=scale, title=name, axis=alt.Axis(grid=False, **ticks))
     y = alt.Y("y:Q", title="% of images", axis=alt.Axis(tickCount=4))
     area = alt.Chart({"values": points["pool"]}).mark_area(interpolate="step-after", color=POOL, opacity=0.35)
     line = alt.Chart({"values": points["subset"]}).mark_line(interpolate="step-after", color=SUBSET, strokeWidth=1.8)
@@ -87,7 +105,7 @@ def shares(title: str, subset: Mapping[str, float], pool: Mapping[str, float]) -
             yOffset=alt.YOffset("which:N", sort=["subset", "pool"]),
             color=colour,
         )
-        .properties(width=PLOT_WIDTH - 60, height=max(_HEIGHT, 15 * len(pool)))
+        .properties(width=PLOT_WIDTH + 40 - min(150, 7 * max(map(len, pool))), height=max(_HEIGHT, 15 * len(pool)))
     )
     return render(chart, title)
 

@@ -129,6 +129,8 @@ def _count(rows: pa.Table, scores: list[str], numbers: dict[str, list[F64]], fac
     if "caption" in rows.column_names:
         for caption in rows["caption"].drop_null().to_pylist():
             words = _WORD.findall(caption.lower())
+            if not words:
+                continue
             facts.lengths[len(words)] += 1
             facts.words.update(set(words))
         if len(facts.words) > _WORDS:
@@ -202,7 +204,7 @@ def near_copies(file: Path, column: str, places: I64, most: int, shown: int) -> 
     alike = counts > 1
     order = np.argsort(inverse, kind="stable")
     starts = np.cumsum(counts) - counts
-    pairs = [Pair(*sorted(places[order[start : start + 2]].tolist()), 0) for start in starts[alike].tolist()]
+    pairs = [_pair(places[order[start]], places[order[start + 1]], 0) for start in starts[alike].tolist()]
     pairs = sorted(pairs)[:shown]
     near, seen = list[Pair](), 0
     for left, right in near_pairs(unique, most):
@@ -210,9 +212,13 @@ def near_copies(file: Path, column: str, places: I64, most: int, shown: int) -> 
         bits = np.bitwise_count(unique[left] ^ unique[right]).astype(int)
         best = np.argsort(bits, kind="stable")[: 4 * shown]
         for one, other, differ in zip(left[best], right[best], bits[best].tolist(), strict=True):
-            near.append(Pair(*sorted((int(places[first[one]]), int(places[first[other]]))), differ))
+            near.append(_pair(places[first[one]], places[first[other]], differ))
         near = sorted(set(near), key=lambda pair: (pair.distance, pair.first, pair.second))[:shown]
         seen += len(left)
         if seen > _PAIRS:
             break
     return Copies(int(counts[alike].sum()), len(hashes), (pairs + near)[:shown])
+
+
+def _pair(one: np.int64, other: np.int64, differ: int) -> Pair:
+    return Pair(int(min(one, other)), int(max(one, other)), differ)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -13,7 +13,7 @@ from mimcore import artifacts
 from mimcore.look import charts
 from mimcore.look.facts import ALWAYS, Copies, Difference, Facts, distance, gather, near_copies, word_differences
 from mimcore.look.pictures import Picture, pictures
-from mimcore.scaling.drawing import inline, swatch
+from mimcore.scaling.drawing import inline
 from mimcore.scaling.numbers import count, number
 
 #: Bits in which near copies may differ: nearly all copies do by no more (docs/sampling.md).
@@ -91,7 +91,7 @@ def look(
                 answers=_answers(card, ours, theirs, differences, copies),
                 sheets=sheets,
                 figures=figures,
-                keys=[(Markup(swatch(key)), key.text) for key in charts.KEYS],
+                keys=[(Markup(drawing), text) for drawing, text in charts.KEYS],
                 numbers=_numbers(ours, theirs, differences),
                 labels=_labels(ours, theirs, about.get("classes")),
                 words=_words(words),
@@ -164,17 +164,16 @@ def _answers(
     else:
         found.append("No number differs from the pool's by more than a random draw's would.")
     if copies is not None:
-        found.append(
-            f"{count(copies.images)} of {count(copies.hashed)} images have a near copy in the subset: their perceptual hashes"
-            f" differ in at most {NEAR} of 64 bits."
-        )
+        near = f"perceptual hashes at most {NEAR} of 64 bits apart"
+        some = f"{count(copies.images)} of {count(copies.hashed)} images have" if copies.images else "No image has"
+        found.append(f"{some} a near copy in the subset ({near}).")
     overlap = card.get("overlap")
     if overlap:
         what = "were left out" if overlap["excluded"] else "are in it"
         each = ", ".join(f"{count(images)} of {pool}'s" for pool, images in overlap["images"].items())
         found.append(f"Copies of validation images that {what}: {each} (at most {overlap['distance']} bits apart).")
-    if ours.captions:
-        found.append(f"{ours.captions / max(len(ours.places), 1):.1%} of its images have a caption.")
+    if ours.captions and ours.captions < len(ours.places):
+        found.append(f"{ours.captions / len(ours.places):.1%} of its images have a caption.")
     return found
 
 
@@ -187,7 +186,7 @@ def _figures(
 ) -> list[dict[str, Any]]:
     found = []
     size = [name for name in ALWAYS if name in differences]
-    for heading, names in (("Sizes", size), ("Scores", _scores(differences))):
+    for heading, names in (("Sizes", size), ("Other numbers", _scores(differences))):
         panels = [charts.numbers(_UNITS.get(name, name), ours.numbers[name], theirs.numbers[name]) for name in names]
         if panels:
             found.append((heading, panels))
@@ -195,13 +194,15 @@ def _figures(
         lengths = [_expanded(facts.lengths) for facts in (ours, theirs)]
         found.append(("Captions", [charts.numbers("words in a caption", *lengths)]))
     if labels := _labels(ours, theirs, classes):
-        both = [{row["name"]: row[which] for row in labels} for which in ("subset", "pool")]
-        found.append(("Labels", [charts.shares("Shares of the labels in the subset and in the pool.", *both)]))
+        here, there = ({row.name: getattr(row, which) for row in labels} for which in ("subset", "pool"))
+        found.append(("Labels", [charts.shares("Shares of the labels in the subset and in the pool.", here, there)]))
     return [
         {
-            "name": heading.lower(),
+            "name": f"figures-{heading.lower().replace(' ', '-')}",
             "title": heading,
-            "panels": [Markup(inline(panel, f"{heading.lower()}-{i}")) for i, panel in enumerate(panels)],
+            "panels": [
+                Markup(inline(panel, f"{heading.lower().replace(' ', '-')}-{i}")) for i, panel in enumerate(panels)
+            ],
         }
         for heading, panels in found
     ]
@@ -224,23 +225,33 @@ def _numbers(ours: Facts, theirs: Facts, differences: Mapping[str, float]) -> li
     return found
 
 
-def _labels(ours: Facts, theirs: Facts, classes: list[str] | None) -> list[dict[str, Any]]:
+class _Share(NamedTuple):
+    """A class: its label and name, its parts of the subset and of the pool, and its images in the subset."""
+
+    label: int
+    name: str
+    subset: float
+    pool: float
+    images: str
+
+
+def _labels(ours: Facts, theirs: Facts, classes: list[str] | None) -> list[_Share]:
     """Shares of the labels, the most different ones where they are many, in the order of the labels."""
     if not theirs.labels:
         return []
     here, there = ours.labels.total() or 1, theirs.labels.total()
     found = [
-        {
-            "label": label,
-            "name": classes[label] if classes else str(label),
-            "subset": ours.labels[label] / here,
-            "pool": theirs.labels[label] / there,
-            "images": count(ours.labels[label]),
-        }
+        _Share(
+            label,
+            classes[label] if classes else str(label),
+            ours.labels[label] / here,
+            theirs.labels[label] / there,
+            count(ours.labels[label]),
+        )
         for label in theirs.labels
     ]
-    apart = sorted(found, key=lambda row: (-abs(row["subset"] - row["pool"]), row["label"]))[:CLASSES]
-    return sorted(apart, key=lambda row: row["label"])
+    apart = sorted(found, key=lambda row: (-abs(row.subset - row.pool), row.label))[:CLASSES]
+    return sorted(apart, key=lambda row: row.label)
 
 
 def _words(differences: Sequence[Difference]) -> list[tuple[str, list[tuple[str, str, str]]]]:
