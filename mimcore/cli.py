@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,12 +103,15 @@ def index(pool: PoolName, params: Params = PARAMS) -> None:
     from mimcore.artifacts import Provenance
     from mimcore.data.index import build_index
     from mimcore.data.listing import read_listing
+    from mimcore.data.pool import load_pool
     from mimcore.progress import Meter
 
     study = Study.read(params)
     options, execution = study.options("pools", pool), study.execution
     output, listing = layout.index(pool), layout.listing(pool)
     shards = len(read_listing(listing, pool))
+    made = load_pool(pool, options, Path.cwd()).made
+    before, start = made(), time.monotonic()
     record = Provenance(layout.provenance(output), f"index {pool}", options, {"listing": str(listing)})
     with record, Meter(f"index {pool}", shards, "shards") as meter:
         card = build_index(
@@ -124,6 +128,8 @@ def index(pool: PoolName, params: Params = PARAMS) -> None:
     print(
         f"{pool}: {card['train']:,} training and {card['val']:,} validation images, {len(card['skipped'])} set aside."
     )
+    if after := made():
+        print(f"{pool}: {after.sentence(before, time.monotonic() - start)}")
 
 
 @app.command(rich_help_panel=WORK)
@@ -319,6 +325,101 @@ def explain(
     from mimcore.explain import explain as work
 
     print(work(stage))
+
+
+@app.command(rich_help_panel=ANSWER)
+def look(
+    subset: SubsetName,
+    seed: Annotated[
+        str | None, typer.Argument(help="A replicate; by default the study's first.", metavar="SEED")
+    ] = None,
+    params: Params = PARAMS,
+) -> None:
+    """Write a page that shows a subset beside its pool: pictures, distributions, words, near copies."""
+    from mimcore.look.page import look as work
+    from mimcore.progress import Phases
+
+    study = Study.read(params)
+    pool, seed = study.pool_of("subsets", subset), seed or study.grid.seeds[0]
+    title, output = f"{subset}-{seed}", layout.look(subset, seed)
+    with Phases(f"look {title}", unit="parts") as progress:
+        page = work(
+            title,
+            layout.subset(subset, seed),
+            layout.index(pool),
+            study.options("pools", pool),
+            output,
+            Path.cwd(),
+            progress,
+        )
+    print(page)
+
+
+@app.command(name="bench-data", rich_help_panel=ANSWER)
+def bench_data(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            help="A pool, or a subset and its seed such as n64-s0; by default the run's subset.",
+            metavar="POOL|SUBSET-SEED",
+        ),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="The run whose model and crops are used; by default the first that fits."),
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="For all of it, about.")] = 20.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    params: Params = PARAMS,
+) -> None:
+    """Measure how fast images come to a training step, stage by stage, and name the one thing to change."""
+    from rich.console import Console
+
+    from mimcore.artifacts import write_json
+    from mimcore.bench.advice import advice
+    from mimcore.bench.data import measure, read_sample
+    from mimcore.bench.table import rows, sentences, table
+    from mimcore.progress import Phases
+
+    study = Study.read(params)
+    run, pool, file = _measured(study, what, run)
+    sample, device = read_sample(file), study.execution.start()
+    with Phases("bench-data", unit="parts") as progress:
+        figures = measure(
+            study.options("pools", pool),
+            sample,
+            study.declared_run(run),
+            study.execution,
+            device,
+            Path.cwd(),
+            seconds,
+            progress,
+        )
+    title = f"{what or file.parent.name}, {run}"
+    Console().print(table(figures, title))
+    print(*sentences(figures), "", advice(figures), sep="\n")
+    if json_file is not None:
+        write_json(json_file, rows(figures, title))
+
+
+def _measured(study: Study, what: str | None, run: str | None) -> tuple[str, str, Path]:
+    """The run, the pool and the rows that ``bench-data`` measures."""
+    runs = study.runs
+    if run is not None:
+        study.declared_run(run)
+    if what in study.definitions["pools"]:
+        fits = [name for name, at in runs.items() if study.pool_of("subsets", at.subset) == what]
+        return run or next(iter(fits), next(iter(runs))), str(what), layout.index(str(what)) / "index.parquet"
+    at = runs[run or next(iter(runs))]
+    subset, _, seed = what.rpartition("-") if what else (at.subset, "", at.seed)
+    if not subset:
+        from mimcore.definition import nearest
+
+        known = [*study.definitions["pools"], *(f"{name}-{s}" for name in study.grid.subsets for s in study.grid.seeds)]
+        raise UserError(f"there is neither a pool nor a subset '{what}'; {nearest(str(what), known)}")
+    pool = study.pool_of("subsets", subset)
+    fits = [name for name, one in runs.items() if (one.subset, one.seed) == (subset, seed)]
+    return run or next(iter(fits), next(iter(runs))), pool, layout.subset(subset, seed) / "manifest.parquet"
 
 
 @contextmanager

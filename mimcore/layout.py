@@ -25,6 +25,11 @@ def subset(name: str, seed: str) -> Path:
     return ARTIFACTS / "subsets" / f"{name}-{seed}"
 
 
+def look(name: str, seed: str) -> Path:
+    """Folder of the page that shows a subset; no artifact, and nobody's input."""
+    return Path("looks") / f"{name}-{seed}"
+
+
 def examples(task: str) -> Path:
     """Folder of the images that a task trains and tests on."""
     return ARTIFACTS / "examples" / task

@@ -35,6 +35,8 @@ VERBS = {
     "report": [],
     "results": [],
     "explain": ["stage"],
+    "look": ["subset", "seed", "--params"],
+    "bench-data": ["what", "--run", "--seconds", "--json", "--params"],
 }
 
 

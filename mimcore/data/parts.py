@@ -90,7 +90,9 @@ def make_parts(
     work = Work(name, json.dumps(options, sort_keys=True, default=str), str(root.absolute()), _digest(pool))
     folder = scratch.absolute() / "index" / work.digest
     paths = [folder / f"{artifacts.digest(list(shard))[:32]}.parquet" for shard in shards]
-    found = {path: part for path in paths if (part := _open(path))}
+    found = {
+        path: part for shard, path in zip(shards, paths, strict=True) if (part := _open(path)) and pool.is_made(shard)
+    }
     missing = [(shard, path) for shard, path in zip(shards, paths, strict=True) if path not in found]
     done = len(shards) - len(missing)
     if done:

@@ -68,6 +68,21 @@ class Skipped(NamedTuple):
     reason: str
 
 
+class Made(NamedTuple):
+    """Images that a format has made of others, and the bytes of the encoded images before and after."""
+
+    images: int
+    source_bytes: int
+    bytes: int
+
+    def sentence(self, before: "Made | None", seconds: float) -> str:
+        """What lies there and, if some of it is newer than ``before``, how fast that was made."""
+        share = f"{self.bytes / max(self.source_bytes, 1):.0%}"
+        words = f"{self.source_bytes / 2**20:,.1f} MiB of images made {self.bytes / 2**20:,.1f} MiB ({share})"
+        new = self.images - (before.images if before else 0)
+        return f"{words}; {new:,} now, {new / max(seconds, 1e-9):,.0f} images/s." if new > 0 else f"{words}."
+
+
 @dataclass(frozen=True)
 class ShardIndex:
     """The rows of the index that one shard gives, and what was left out."""
@@ -89,7 +104,9 @@ class Pool:
 
     ``format`` is a module of ``mimcore.data.formats``, with ``Config``, ``list_shards(config, files) -> list[Shard]``,
     ``index_shard(config, files, shard) -> ShardIndex``, and if there is a need for them
-    ``classes(config, files) -> Classes`` and ``prepare(config, files)``, which makes what is missing.
+    ``classes(config, files) -> Classes`` and ``prepare(config, files)``, which makes what is missing. One that makes its
+    shards when they are indexed has ``is_made(config, files, shard) -> bool`` and ``made(config, files) -> Made``; one
+    whose files are more than those below its path has ``files(name, config, files, root) -> Files``.
     """
 
     name: str
@@ -120,6 +137,15 @@ class Pool:
     def index_shard(self, shard: Shard) -> ShardIndex:
         """Look at every image of a shard."""
         found: ShardIndex = self.format.index_shard(self.config, self.files, shard)
+        return found
+
+    def is_made(self, shard: Shard) -> bool:
+        """Whether the images of a shard lie there; of an ordinary pool they do."""
+        return not hasattr(self.format, "is_made") or bool(self.format.is_made(self.config, self.files, shard))
+
+    def made(self) -> "Made | None":
+        """What the format has made of other images; None for an ordinary pool."""
+        found: Made | None = self.format.made(self.config, self.files) if hasattr(self.format, "made") else None
         return found
 
     def classes(self) -> Classes:
@@ -155,6 +181,8 @@ def load_pool(name: str, options: Mapping[str, Any], root: Path) -> Pool:
         files = files_of(pool_root(options, root))
     except UserError as error:
         raise UserError(f"pools.{name}.{error}") from None
+    if hasattr(module, "files"):
+        files = module.files(name, config, files, root)
     return Pool(name, config, module, files)
 
 

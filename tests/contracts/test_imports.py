@@ -18,6 +18,8 @@ MAY = {
     "training": {"objectives", "models", "data"},
     "evaluation": {"models", "data"},
     "scaling": set(),
+    "look": {"data", "sampling", "scaling"},
+    "bench": {"data", "training"},
     "progress": set(),
     "setaside": set(),
     "layout": set(),

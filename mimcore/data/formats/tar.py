@@ -6,7 +6,7 @@
 
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Literal
 
@@ -59,15 +59,17 @@ def classes(config: Config, files: Files) -> Classes:
     )
 
 
-def index_tar(files: Files, shard: Shard, split: str, hashed: bool) -> ShardIndex:
-    """Rows of one tar."""
+def index_tar(
+    files: Files, shard: Shard, split: str, hashed: bool, named: Callable[[str], str] = lambda stem: stem
+) -> ShardIndex:
+    """Rows of one tar; ``named`` gives the key of the image that a name in the tar stands for."""
     rows = Rows(hashed)
     side = _side_columns(files, shard)
     where = files.where(shard.name)
     try:
         with files.open(shard.name, shard.etag) as file:
             for key, members in _samples(where, file):
-                _add(rows, file, shard.name, split, key, members, side.get(key, {}))
+                _add(rows, file, shard.name, split, named(key), members, side.get(key, {}))
     except OSError as error:
         raise UserError(f"{where} cannot be read ({error}); mend it or take it out of the pool.") from error
     return rows.finish(where)

@@ -1,0 +1,1 @@
+"""A page that shows a subset to a person, beside the pool that it was drawn from."""
