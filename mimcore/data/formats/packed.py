@@ -23,6 +23,8 @@ from mimcore.data.pool import Classes, Made, Pool, PoolConfig, Shard, ShardIndex
 from mimcore.definition import problems
 from mimcore.errors import UserError
 
+#: Formats with no images of their own.
+_NO_IMAGES = {"metadata", "packed"}
 #: Options of the other pool that change none of its images.
 _ELSEWHERE = {"path", "max_skipped_fraction", "perceptual_hash", "val_images"}
 
@@ -51,9 +53,9 @@ class Config(PoolConfig):
     @model_validator(mode="after")
     def _the_other_is_a_pool(self) -> Self:
         kind = str(self.of.get("format"))
-        if kind not in registry.names("format") or kind == "packed":
-            known = ", ".join(name for name in registry.names("format") if name != "packed")
-            raise ValueError(f"'of.format' is '{kind}'; one of {known} is needed")
+        known = [name for name in registry.names("format") if name not in _NO_IMAGES]
+        if kind not in known:
+            raise ValueError(f"'of.format' is '{kind}'; one of {', '.join(known)} is needed")
         if wrong := problems(registry.load("format", kind).Config, self.of, "of"):
             raise ValueError("; ".join(wrong))
         return self
