@@ -4,7 +4,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -247,8 +246,3 @@ def _tables(file: pq.ParquetFile, number: int, columns: list[str]) -> Iterator[p
     rows = max(1, group.num_rows * _PART // held)
     for batch in file.iter_batches(rows, row_groups=[number], columns=columns, use_threads=False):
         yield pa.Table.from_batches([batch])
-
-
-def joined(parts: Iterator[I64]) -> I64:
-    """One array of many."""
-    return np.concatenate(list(chain([np.empty(0, np.int64)], parts)))
