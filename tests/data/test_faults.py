@@ -3,9 +3,9 @@
 import io
 import json
 import os
+import shutil
 import signal
 import struct
-import shutil
 import subprocess
 import sys
 import threading
