@@ -63,7 +63,7 @@ def _old_code(checkout: Path) -> None:
     """Let code of its time be imported from a checkout."""
     import timm.models.vision_transformer as vit
 
-    np.float = float  # type: ignore[attr-defined]
+    vars(np)["float"] = float
     block = vit.Block
 
     def with_qk_scale(*args: Any, qk_scale: None = None, **options: Any) -> nn.Module:
