@@ -25,10 +25,10 @@ def fitting_micro_batch(run: Run, images: Tensor, batch: int) -> int:
         batch: images of a step on this device.
     """
     fixed = sum(4 * 4 * p.numel() for p in run.objective.parameters())  # weight, gradient, two moments
-    if run.device.type == "cuda":
-        room = torch.cuda.mem_get_info(run.device)[0] - fixed  # the moments are not made yet
-    else:
-        room = machine_memory() - fixed
+    on_gpu = run.device.type == "cuda"
+    room = (
+        torch.cuda.mem_get_info(run.device)[0] if on_gpu else machine_memory()
+    ) - fixed  # the moments are not made yet
     each = activation_bytes(run, images)
     micro_batch = batch
     while micro_batch > 1 and micro_batch * each > SHARE * room:

@@ -1,11 +1,13 @@
 """One optimiser step: augment, forward and backward in micro-batches, update; nothing here waits for the device."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import record_function
+from torch.utils.checkpoint import checkpoint
 
 from mimcore.data.crops import random_flip, random_resized_crop
 from mimcore.errors import UserError
@@ -31,22 +33,27 @@ def speed_up(run: Run, execution: "Execution", images: Tensor) -> None:
         UserError: an option does not go with the objective or this machine.
     """
     if execution.activation_checkpointing:
-        run.encoder.module.set_grad_checkpointing()
-        for part in run.objective.modules():
-            if hasattr(part, "checkpointing"):
-                part.checkpointing = True
-    batch = run.rank_batch
+        checkpoint_blocks(run.objective)
+    batch, whole = run.schedule.batch_size, run.objective.whole_batch
     if execution.micro_batch != "auto":
         run.micro_batch = min(execution.micro_batch, batch)
-    else:
-        run.micro_batch = batch if run.objective.whole_batch else fitting_micro_batch(run, images, batch)
-    if run.objective.whole_batch and run.micro_batch < batch:
+    elif not whole:
+        run.micro_batch = fitting_micro_batch(run, images, batch)
+    if whole and run.micro_batch < batch:
         raise UserError(
             f"execution.micro_batch: {run.micro_batch} is less than the batch of {batch}, and the loss of this objective "
             "needs the whole batch at once; leave it at 'auto', or lower batch_size in the run's schedule."
         )
     if execution.compile != "off":
-        run.forward = compiled(run.objective, execution.compile, run.device)
+        run.replica = compiled(run.replica, execution.compile, run.device)
+
+
+def checkpoint_blocks(objective: nn.Module) -> None:
+    """Keep only the inputs of transformer blocks and compute them again for the backward pass (Chen et al. 2016, section 3)."""
+    for part in objective.modules():
+        if isinstance(blocks := getattr(part, "blocks", None), nn.ModuleList | nn.Sequential):
+            for block in blocks:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def compiled(objective: Any, mode: str, device: torch.device) -> Callable[..., dict[str, Tensor]]:
@@ -65,9 +72,7 @@ def compiled(objective: Any, mode: str, device: torch.device) -> Callable[..., d
             raise UserError(
                 f"execution.compile: '{mode}' needs a C++ compiler on a CPU; install g++, or set it to 'off'."
             ) from None
-    made: Callable[..., dict[str, Tensor]] = torch.compile(
-        objective, fullgraph=False, dynamic=False, mode=None if mode == "default" else mode
-    )
+    made: Callable[..., dict[str, Tensor]] = torch.compile(objective, dynamic=False, mode=mode)
     return made
 
 
@@ -130,7 +135,7 @@ def accumulate(run: Run, pixels: Tensor, drawn: Tensor) -> Tensor:
     total = torch.zeros((), device=run.device)
     for part, rows in zip(pixels.split(run.micro_batch), drawn.split(run.micro_batch), strict=True):
         with record_function("forward"), autocast(run.device, run.schedule.precision):
-            loss = run.forward(part, rows)["loss"] * (len(part) / len(pixels))
+            loss = run.replica(part, rows)["loss"] * (len(part) / len(pixels))
         with record_function("backward"):
             loss.backward()
         total = total + loss.detach()

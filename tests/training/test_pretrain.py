@@ -102,14 +102,14 @@ def test_a_rerun_gives_the_same_bytes_whatever_the_workers(
 def test_another_seed_gives_another_run_with_the_same_validation(
     root: Path, undisturbed: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seeds: dict[tuple[str, bool], list[int]] = {}
+    seeds: dict[tuple[str, bool], list[tuple[int, ...]]] = {}
     start = stage.start_run
 
     def watched(definition: Any, device: torch.device) -> Run:
         run = start(definition, device)
 
-        def note(module: torch.nn.Module, arguments: tuple[torch.Tensor, torch.Generator]) -> None:
-            seeds.setdefault((run.seed, module.training), []).append(arguments[1].initial_seed())
+        def note(module: torch.nn.Module, arguments: tuple[torch.Tensor, torch.Tensor]) -> None:
+            seeds.setdefault((run.seed, module.training), []).append(tuple(arguments[1].flatten().tolist()))
 
         run.objective.register_forward_pre_hook(note)
         return run
@@ -152,7 +152,7 @@ def test_train_losses_and_learning_rates_are_those_of_the_steps(
     again = small_run.train(root, "watched")
     assert again.bytes() == undisturbed.bytes()
     assert rates == [{SCHEDULE.learning_rate(step)} for step in range(STEPS)]
-    steps = losses[1:]  # the first counted FLOPs
+    steps = losses[2:]  # the first counted FLOPs, the second memory
     assert len(steps) == STEPS
     points = pq.read_table(again.folder / "curve.parquet").to_pylist()
     means = [point["loss"] for point in points if point["split"] == "train"]

@@ -67,7 +67,13 @@ SIMMIM = {
     "milestones": (700_000,),
     "validations": 4,
 }
-WSD = {"images_seen": 1000, "batch_size": 10, "base_learning_rate": 1.0, "learning_rate_batch": 10, "warmup_images": 100}
+WSD = {
+    "images_seen": 1000,
+    "batch_size": 10,
+    "base_learning_rate": 1.0,
+    "learning_rate_batch": 10,
+    "warmup_images": 100,
+}
 
 
 def test_multistep_is_torchs_after_the_warmup() -> None:
@@ -133,4 +139,6 @@ def test_the_rate_of_hidden_matrices_follows_the_width() -> None:
     rate = {id(p): group["lr"] for group in run.optimizer.param_groups for p in group["params"]}
     hidden = {name for name, p in run.objective.named_parameters() if rate.get(id(p)) == pytest.approx(0.1 * 8 / 32)}
     assert hidden == {f"encoder.blocks.0.{part}.weight" for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
-    assert {rate[id(p)] for name, p in run.objective.named_parameters() if p.requires_grad and name not in hidden} == {0.1}
+    assert {rate[id(p)] for name, p in run.objective.named_parameters() if p.requires_grad and name not in hidden} == {
+        0.1
+    }
