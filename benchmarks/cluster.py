@@ -2,10 +2,11 @@
 
 python benchmarks/cluster.py
 
-Features lie around directions of unequal popularity, in a Parquet file as `mimcore features` writes it. Each way reads it, finds clusters and says the
-cluster of each image, in a process of its own with all the threads that it takes; seconds are without imports. Peers read the whole file, and take their
-defaults, begun once (`n_init=1`): scikit-learn up to 300 rounds of Lloyd's, faiss 25 on up to 256 vectors a cluster. The `error` is the mean squared distance of a
-vector to the mean of its cluster: less is better.
+Features lie around directions of unequal popularity, in a Parquet file as `mimcore features` writes it. Each way reads it,
+finds clusters and says the cluster of each image, in a process of its own with all the threads that it takes; seconds are
+without imports. Peers read the whole file, and take their defaults, begun once (`n_init=1`): scikit-learn up to 300 rounds
+of Lloyd's, faiss 25 on up to 256 vectors a cluster. The `error` is the mean squared distance of a vector to the mean of its
+cluster: less is better.
 """
 
 import argparse
