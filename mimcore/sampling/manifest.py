@@ -17,7 +17,7 @@ _GROUP = 1 << 16
 #: Parts that chosen rows are sorted into while they are read: more would be too many open files.
 _PARTS = 64
 #: Bytes of chosen rows in memory before they go to disk.
-_HELD = 48 << 20
+_HELD = 32 << 20
 
 
 def write_manifest(

@@ -19,7 +19,7 @@ I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 #: Bytes of a table that is handed out, about.
-_PART = 16 << 20
+_PART = 8 << 20
 #: Bytes of a column that are read at a time; without, a whole row group would be in memory.
 _BUFFER = 1 << 20
 #: Rows of which a pass takes so long that its progress is told.
