@@ -134,6 +134,7 @@ def main() -> None:
             for way in runs:
                 command = [sys.executable, __file__, "--child", way, str(path), str(options.clusters)]
                 runs[way].append(json.loads(subprocess.check_output(command, text=True)))
+                print(way, *runs[way][-1], file=sys.stderr, flush=True)
     setting = f"{options.images:,} images, {options.dimensions} numbers, {options.clusters:,} clusters"
     table = Table("way", "seconds", "times ours", "MiB", "error", "over ours", title=setting)
     found = {way: [median(values) for values in zip(*own, strict=True)] for way, own in runs.items()}
