@@ -20,6 +20,7 @@ MAY = {
     "scaling": set(),
     "look": {"data", "sampling", "scaling"},
     "bench": {"data", "training"},
+    "api": {"models", "data", "sampling", "training", "evaluation", "progress"},
     "progress": set(),
     "setaside": set(),
     "layout": set(),
