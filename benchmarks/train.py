@@ -101,7 +101,11 @@ def implementations(arguments: argparse.Namespace, setting: str) -> list[str]:
     import peers
 
     checkout = arguments.simmim if setting in SWIN else arguments.mae
-    found = ["mimcore", *(["official"] if checkout else []), *([] if setting in SWIN else peers.names([]))]
+    found = [
+        *([] if setting in SWIN else ["mimcore"]),
+        *(["official"] if checkout else []),
+        *([] if setting in SWIN else peers.names([])),
+    ]
     return [name for name in found if not arguments.only or name in arguments.only]
 
 
