@@ -37,6 +37,7 @@ VERBS = {
     "explain": ["stage"],
     "look": ["subset", "seed", "--params"],
     "bench-data": ["what", "--run", "--seconds", "--json", "--params"],
+    "profile": ["run", "--steps", "--out", "--params"],
 }
 
 

@@ -36,8 +36,9 @@ def profiled(run: Run, batches: Iterable[Tensor], trace: Path, steps: int = 5) -
         train_step(run, next(arriving))
     hooks = list(_mark_encoder(run.objective.encoder))
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if run.device.type == "cuda" else [])]
-    waited, begun = 0.0, time.perf_counter()
+    waited = 0.0
     with profile(activities=activities) as seen:
+        begun = time.perf_counter()
         for _ in range(steps):
             start = time.perf_counter()
             with record_function("data wait and copy"):
@@ -46,7 +47,7 @@ def profiled(run: Run, batches: Iterable[Tensor], trace: Path, steps: int = 5) -
             train_step(run, batch)
         if run.device.type == "cuda":
             torch.cuda.synchronize()
-    total = time.perf_counter() - begun
+        total = time.perf_counter() - begun
     for hook in hooks:
         hook.remove()
     seen.export_chrome_trace(str(trace))

@@ -72,3 +72,4 @@ def test_a_profile_accounts_for_the_step(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "trace.json").stat().st_size > 1000
     assert all(milliseconds > 0 for milliseconds in found.values())
     assert found["backward"] > found["data wait and copy"]
+    assert found["other"] < sum(found.values()) / 2
