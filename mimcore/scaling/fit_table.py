@@ -98,3 +98,18 @@ def _predictions(fit: Fit, rows: Observations, held_out: Any) -> list[dict[str, 
 
 def _known(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """Say in a few lines what a fit found."""
+    lines = [
+        f"{found['law']['name']}: {found['law']['formula']}",
+        f"{found['rows']} rows fitted: R2 {found['r2']:.4f}, RMSE {found['rmse']:.4g}",
+    ]
+    if found["rmse_holdout"] is not None:
+        others = ", ".join(f"{name} {error:.4g}" for name, error in found["baselines"].items())
+        lines.append(f"rows held out: RMSE {found['rmse_holdout']:.4g} (without a law: {others})")
+    for name, one in found["parameters"].items():
+        interval = "" if one["low"] is None else f" [{one['low']:.4g}, {one['high']:.4g}]"
+        lines.append(f"  {name} {one['value']:.4g}{interval} {one['unit']}")
+    return "\n".join(lines)
