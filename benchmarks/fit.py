@@ -2,9 +2,10 @@
 
 python benchmarks/fit.py xie2023_simmim_swinv2_data_scaling.csv
 
-All start each refit from the same optimum, fit the same redrawn values, and minimise the same sum of Huber's losses of log residuals:
-``least_squares`` (the method behind ``curve_fit``) with the law's own closed-form slopes and with differences, and L-BFGS-B with slopes. Our refit is no
-worse where SciPy's loss is not lower by more than a millionth.
+All start each refit from the same optimum, fit the same redrawn values, and minimise the same sum of Huber's losses of log
+residuals: SciPy's ``least_squares`` (the method behind ``curve_fit``) with the law's closed-form slopes and with differences, and
+L-BFGS-B with slopes. Being slow, these fit the first --peer-refits only, and rates are compared. 'Ours no worse' is the share of refits
+whose loss SciPy does not undercut by more than a thousandth.
 """
 
 import argparse
@@ -33,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("--refits", type=int, default=1000)
+    parser.add_argument("--peer-refits", type=int, default=100)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     mapping = read_map(MAP)
@@ -98,6 +100,7 @@ def main() -> None:
     begun = time.perf_counter()
     ours = solve(law, at.variables, drawn, starts, delta=fit.delta)
     own = time.perf_counter() - begun
+    own_losses = ours.loss[: options.peer_refits]
     table = Table("implementation", "refits/s", "times ours", "ours no worse", "median excess of its loss")
     table.add_row("mimcore, one batch", f"{options.refits / own:,.0f}", "1", "", "")
     found = [
@@ -111,17 +114,17 @@ def main() -> None:
     ]
     for name, peer in peers.items():
         begun = time.perf_counter()
-        losses = np.array([peer(log_y) for log_y in drawn])
+        losses = np.array([peer(log_y) for log_y in drawn[: options.peer_refits]])
         took = time.perf_counter() - begun
-        same = float(np.mean(ours.loss <= losses * (1 + 1e-6)))
-        excess = float(np.median(losses / ours.loss - 1))
-        table.add_row(name, f"{options.refits / took:,.0f}", f"{took / own:.1f}", f"{same:.3f}", f"{excess:.1e}")
+        same = float(np.mean(own_losses <= losses * (1 + 1e-3)))
+        excess = float(np.median(losses / own_losses - 1))
+        table.add_row(name, f"{len(losses) / took:,.0f}", f"{took / own:.1f}", f"{same:.3f}", f"{excess:.1e}")
         found += [
             {
                 "benchmark": "fit",
                 "setting": "refits",
                 "implementation": name,
-                "value": options.refits / took,
+                "value": len(losses) / took,
                 "unit": "refits/s",
             },
             {"benchmark": "fit", "setting": "ours no worse", "implementation": name, "value": same, "unit": "share"},
