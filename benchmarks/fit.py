@@ -80,7 +80,7 @@ def main() -> None:
     def lbfgs(log_y: Any) -> float:
         def objective(u: Any) -> tuple[float, Any]:
             values, slope = law.slopes(natural(u), at.variables)
-            rest = log_y - np.log(values[0])
+            rest = log_y - np.log(np.maximum(values[0], 1e-9))
             pull = np.clip(rest, -fit.delta, fit.delta)
             # In units of 1e-6, since its tests of convergence are absolute.
             return 1e6 * float(huber_loss(rest[None], fit.delta)[0]), -1e6 * slope[:, 0] @ pull
@@ -101,7 +101,7 @@ def main() -> None:
     ours = solve(law, at.variables, drawn, starts, delta=fit.delta)
     own = time.perf_counter() - begun
     own_losses = ours.loss[: options.peer_refits]
-    table = Table("implementation", "refits/s", "times ours", "ours no worse", "median excess of its loss")
+    table = Table("implementation", "refits/s", "ours is faster by", "ours no worse", "median excess of its loss")
     table.add_row("mimcore, one batch", f"{options.refits / own:,.0f}", "1", "", "")
     found = [
         {
@@ -116,9 +116,15 @@ def main() -> None:
         begun = time.perf_counter()
         losses = np.array([peer(log_y) for log_y in drawn[: options.peer_refits]])
         took = time.perf_counter() - begun
-        same = float(np.mean(own_losses <= losses * (1 + 1e-3)))
-        excess = float(np.median(losses / own_losses - 1))
-        table.add_row(name, f"{len(losses) / took:,.0f}", f"{took / own:.1f}", f"{same:.3f}", f"{excess:.1e}")
+        same = float(np.mean(~(losses < own_losses * (1 - 1e-3))))
+        excess = float(np.nanmedian(losses / own_losses - 1))
+        table.add_row(
+            name,
+            f"{len(losses) / took:,.0f}",
+            f"{options.refits / own * took / len(losses):.0f}",
+            f"{same:.3f}",
+            f"{excess:.1e}",
+        )
         found += [
             {
                 "benchmark": "fit",

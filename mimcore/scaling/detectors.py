@@ -12,10 +12,10 @@ from mimcore.scaling.table import Array
 class Detected(NamedTuple):
     """What was seen of one cell: runs that differ in their length alone.
 
-    ``loss_rose``: the loss of the longest run exceeds the shortest's by ``loss_change`` > 0. ``task_fell``: the task's score at the
-    longest is below the best of the shorter ones (``task_change`` < 0), or None without a task. ``gap_widened``: the gap between validation and
-    training loss grew, or None without a training loss. ``within_noise``: the change of the loss is within what two seeds differ by,
-    or None where no seed noise is known.
+    ``loss_rose``: the loss of the longest run exceeds the shortest's, by ``loss_change``. ``task_fell``: the task's score at the
+    longest is below the best of the shorter ones, ``task_change`` being the difference; None without a task.
+    ``gap_widened``: the gap between validation and training loss grew; None without a training loss. ``within_noise``: the change
+    of the loss is within what two seeds differ by; None where no seed noise is known.
     """
 
     cell: str

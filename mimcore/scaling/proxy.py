@@ -10,7 +10,6 @@ from scipy import special
 from mimcore.scaling.statistics import Interval, spearman
 from mimcore.scaling.table import Array
 
-
 #: Between the quartiles of a normal distribution, in standard deviations: a few redrawn tables in perfect order have no finite z.
 QUARTILES = 1.349
 

@@ -9,7 +9,7 @@ from mimcore.scaling.statistics import Interval
 from mimcore.scaling.table import Array
 
 #: Doublings beyond the largest value that are looked at, and points for each.
-DOUBLINGS, STEPS = 12, 8
+DOUBLINGS, STEPS = 12, 48
 
 
 def saturates(fit: Fit, variable: str, at: Mapping[str, float], gain: float) -> Interval:
