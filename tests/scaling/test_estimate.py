@@ -143,3 +143,15 @@ def test_no_more_points_than_parameters_leave_a_law_without_intervals():
     fit = fit_law(law_of("chinchilla"), rows)
     assert len(fit.ensemble) == 0
     assert np.isnan(fit.predict(beyond("chinchilla")).low[0])
+
+
+def test_a_runs_own_interval_holds_new_runs():
+    name, hits = "chinchilla", 0
+    for seed in range(40):
+        fit = fit_law(law_of(name), runs(name, 0.005, seed), {"bootstrap": 200})
+        new = runs(name, 0.005, 500 + seed).only(np.array([19]))
+        forecast = fit.predict(new.variables, run=True)
+        hits += forecast.low[0] <= new.metric[0] <= forecast.high[0]
+    assert 31 <= hits <= 40
+    law = fit.predict(new.variables)
+    assert forecast.high[0] - forecast.low[0] > 1.2 * (law.high[0] - law.low[0])
