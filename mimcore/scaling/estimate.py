@@ -18,6 +18,8 @@ from mimcore.scaling.table import Array
 HUBER = 1.345
 #: Starts that go on after the first few steps.
 FINALISTS = 12
+#: A parameter whose interval spans more than this factor is not pinned down: those that the field tells apart differ by less.
+VAGUE = 5
 
 
 class Options(Definition):
@@ -113,6 +115,15 @@ class Fit:
         low, high = np.quantile(self.ensemble, [0.5 - self.confidence / 2, 0.5 + self.confidence / 2], axis=0)
         found = zip(self.law.parameters, self.parameters, low, high, strict=True)
         return {p.name: (float(value), float(a), float(b)) for p, value, a, b in found}
+
+    def pinned_down(self) -> dict[str, bool]:
+        """Whether the rows tell each parameter: the ends of its interval differ by a factor of less than 5, or, of a parameter that may
+        be negative, have one sign. The law's curve may be sure where its parameters are not.
+        """
+        found = {}
+        for parameter, (_, low, high) in zip(self.law.parameters, self.intervals().values(), strict=True):
+            found[parameter.name] = bool(low > 0 and high < VAGUE * low) if parameter.log else bool(low * high > 0)
+        return found
 
     def _metric(self, parameters: Array, variables: Variables) -> Array:
         return np.asarray(self.observations.link.metric(self.law.predict(parameters, variables)))

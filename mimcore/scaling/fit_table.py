@@ -69,13 +69,14 @@ def fit_table(
 
 
 def _parameters(fit: Fit) -> dict[str, dict[str, Any]]:
+    pinned = fit.pinned_down()
     return {
         parameter.name: {
             "value": value,
             "low": _known(low),
             "high": _known(high),
             "unit": parameter.unit,
-            "identifiable": parameter.name not in fit.law.weak,
+            "identifiable": pinned[parameter.name],
         }
         for parameter, (value, low, high) in zip(fit.law.parameters, fit.intervals().values(), strict=True)
     }

@@ -70,8 +70,6 @@ class ScalingLaw(ABC):
     huber: ClassVar[float | None] = None
     #: Variables whose ratio the law takes, so that they can only change their unit together.
     together: ClassVar[frozenset[str]] = frozenset()
-    #: Parameters that data seldom pin down one by one, though the curve is sure; the docs say why.
-    weak: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def predict(self, parameters: Numbers, variables: Variables) -> Numbers:

@@ -30,7 +30,6 @@ class Law(ScalingLaw):
         Parameter("d", "images", 1e-4, 1e4),
         Parameter("f", "1", 5e-2, 3),
     )
-    weak = frozenset({"c1", "d", "f"})
 
     def predict(self, parameters: Numbers, variables: Variables) -> Numbers:
         """See ``ScalingLaw``."""

@@ -32,7 +32,6 @@ class Law(ScalingLaw):
         Parameter("c", "1", 1e-2, 5),
         Parameter("a", "1", 2e-2, 20),
     )
-    weak = frozenset({"span", "B", "a"})
 
     def predict(self, parameters: Numbers, variables: Variables) -> Numbers:
         """See ``ScalingLaw``."""
