@@ -3,7 +3,7 @@
 import ctypes
 import os
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -27,10 +27,18 @@ class Execution(Definition):
     worker_kind: Literal["thread", "process"] = "thread"
     #: Memory for decoded images, MiB: a data set that fits is decoded once per process.
     image_cache_mib: int = Field(1024, ge=0)
-    #: Processes that look at the shards of a pool while it is indexed; 0 takes as many as ``threads`` would.
+    #: Processes that look at the shards of a pool while it is indexed; 0 takes every core that this process may use,
+    #: whatever number of threads OMP_NUM_THREADS says.
     index_workers: int = Field(0, ge=0)
     #: Address of a Dask scheduler whose workers look at shards instead, such as ``tcp://host:8786``.
     index_cluster: str | None = None
+    #: Images of a step that go through the model at once; ``auto`` takes what fits into memory. The batch and its result stay the
+    #: same, up to rounding.
+    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    #: Compute activations again for the backward pass instead of keeping them: a third more work, far less memory.
+    activation_checkpointing: bool = False
+    #: Compile the model: ``default``, or ``reduce-overhead`` with CUDA graphs for small models on a GPU (docs/training.md).
+    compile: Literal["off", "default", "reduce-overhead"] = "off"
     #: Seconds between checkpoints of a run in progress.
     checkpoint_seconds: float = Field(60, gt=0)
 
@@ -52,7 +60,7 @@ class Execution(Definition):
 
     def index_processes(self) -> int:
         """How many processes look at shards."""
-        return self.index_workers or _cores()
+        return self.index_workers or _usable_cores()
 
 
 def slow_precision(device: "torch.device", precision: str) -> str | None:
@@ -68,7 +76,11 @@ def slow_precision(device: "torch.device", precision: str) -> str | None:
 
 def _cores() -> int:
     told = os.environ.get("OMP_NUM_THREADS", "")
-    return (int(told) if told.isdigit() else 0) or len(os.sched_getaffinity(0))
+    return (int(told) if told.isdigit() else 0) or _usable_cores()
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _keep_freed_memory() -> None:

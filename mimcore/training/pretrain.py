@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mimcore import artifacts
-from mimcore.data import processes
+from mimcore.data import nvjpeg, processes
 from mimcore.data.loader import Batches, Images
 from mimcore.data.splits import pick
 from mimcore.data.views import RandomCrops
@@ -24,7 +24,7 @@ from mimcore.training.checkpoint import load_checkpoint, save_checkpoint, scratc
 from mimcore.training.flops import training_flops_per_image
 from mimcore.training.picture import save_reconstructions
 from mimcore.training.state import Run, start_run
-from mimcore.training.step import train_step
+from mimcore.training.step import speed_up, train_step
 from mimcore.training.validation import fixed_loss
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def pretrain(
     record = artifacts.Provenance(provenance, f"pretrain {run_name}", definition, inputs)
     with record, scratch(scratch_root / scratch_key(definition, inputs)) as folder:
         run = start_run(definition, device)
+        if run.schedule.jpeg_decoder == "nvjpeg":
+            nvjpeg.refuse_without_gpu(device)
         image_size = run.encoder.image_size
 
         def images(rows: pa.Table) -> Images:
@@ -90,6 +92,7 @@ def pretrain(
         }
         first = torch.from_numpy(train.get(np.arange(min(2, len(train))))).to(device)
         flops = training_flops_per_image(run.objective, run.encoder, first)
+        speed_up(run, execution, first)
         state = load_checkpoint(folder)
         if state is not None:
             run.restore(state)
@@ -124,11 +127,9 @@ def train_loop(
     if run.step == 0 and not run.curve:
         validate(run, tables)
     batches = training_batches(run, train, execution)
-    apart = execution.worker_kind == "process" and execution.workers and (batches.view or not train.cached)
-    made = (processes.stream if apart else Batches.stream)(batches, run.step, schedule.steps)
     progress("", run.step * schedule.batch_size, schedule.images_seen, "")
     saved = time.monotonic()
-    for images in processes.on_device(made, run.device):
+    for images in arriving(run, batches, execution, run.step, schedule.steps):
         train_step(run, images)
         if run.step in points:
             validate(run, tables)
@@ -142,10 +143,23 @@ def train_loop(
 def training_batches(run: Run, train: Images, execution: "Execution") -> Batches:
     """The batches of a run: with ``crop_from: image`` they are cropped already, else ``train_step`` crops them."""
     schedule = run.schedule
-    crops = RandomCrops(f"{run.seed}/crops", schedule.crop_scale, schedule.crop_ratio)
+    kind = nvjpeg.EncodedCrops if schedule.jpeg_decoder == "nvjpeg" else RandomCrops
+    crops = kind(f"{run.seed}/crops", schedule.crop_scale, schedule.crop_ratio)
     view = crops if schedule.crop_from == "image" else None
     repeats = schedule.repeated_augmentation
     return Batches(train, schedule.batch_size, run.seed, execution.workers, view, repeats)
+
+
+def arriving(
+    run: Run, batches: Batches, execution: "Execution", start_step: int, stop_step: int
+) -> Iterator[torch.Tensor]:
+    """The batches of these steps on the device, uint8 ``(B, C, H, W)``, made ahead by threads or processes."""
+    images = batches.images
+    apart = execution.worker_kind == "process" and execution.workers and (batches.view or not images.cached)
+    made = (processes.stream if apart else Batches.stream)(batches, start_step, stop_step)
+    if run.schedule.jpeg_decoder == "nvjpeg":
+        return nvjpeg.decoded(made, images.shape, images.channels, run.device)
+    return processes.on_device(made, run.device)
 
 
 def validate(run: Run, tables: Mapping[str, Images]) -> None:
@@ -156,7 +170,7 @@ def validate(run: Run, tables: Mapping[str, Images]) -> None:
     """
     seen = run.step * run.schedule.batch_size
     rate = run.schedule.learning_rate(max(run.step - 1, 0))
-    losses = {"train": float(run.loss_sum) / run.loss_steps} if run.loss_steps else {}
+    losses = {"train": float(run.loss_sum / run.loss_steps)} if run.step else {}
     for split, images in tables.items():
         losses[split] = fixed_loss(run.objective, run.encoder, images, run.device, run.schedule.precision)
     for split, loss in losses.items():
@@ -168,7 +182,7 @@ def validate(run: Run, tables: Mapping[str, Images]) -> None:
         norm = float(run.gradient_norm) if split == "train" else None
         rate_ = rate if split == "train" else None
         run.curve.append({"images_seen": seen, "split": split, "loss": loss, "learning_rate": rate_, "grad_norm": norm})
-    run.loss_sum, run.loss_steps = torch.zeros((), device=run.device), 0
+    run.loss_sum, run.loss_steps = torch.zeros_like(run.loss_sum), torch.zeros_like(run.loss_steps)
 
 
 def summarize(run: Run, definition: Mapping[str, Any], unique_images: int, flops_per_image: float) -> dict[str, Any]:
