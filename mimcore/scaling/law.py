@@ -105,10 +105,6 @@ class ScalingLaw(ABC):
         values = values.reshape(len(self.parameters), len(parameters), -1)
         return values[0].real, values.imag / (STEP * values.real)
 
-    def labelled(self, parameters: Array) -> dict[str, Any]:
-        """Name the values of one set of parameters ``(P,)``."""
-        return {p.name: float(value) for p, value in zip(self.parameters, parameters, strict=True)}
-
 
 def project(basis: Array, y: Array, floor: float = 1e-6) -> Array:
     """Solve ``y = basis @ coefficients`` for many bases at once, for starts of laws that are linear in some parameters.
@@ -128,3 +124,9 @@ def project(basis: Array, y: Array, floor: float = 1e-6) -> Array:
     ridge = 1e-9 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(basis.shape[2])
     right = np.einsum("snl,n->sl", basis, y)
     return np.maximum(np.linalg.solve(gram + ridge, right[..., None])[..., 0], floor)
+
+
+def softplus(x: Numbers) -> Numbers:
+    """``log(1 + exp(x))``, without overflow, for complex x too."""
+    above = x.real > 0
+    return np.asarray(np.where(above, x, 0) + np.log(1 + np.exp(np.where(above, -x, x))))

@@ -64,7 +64,6 @@ def solve(
     is_log = np.array([p.log for p in law.parameters])
     low, high = _bounds(law)
     u = np.clip(_searched(starts, is_log), low, high)
-    loss = np.full(count, np.inf)
     damping = np.full(count, DAMPING)
     converged = np.zeros(count, dtype=bool)
     rows = np.arange(count)
