@@ -14,6 +14,7 @@ from mimcore.scaling.estimate import Fit, Options, fit_law
 from mimcore.scaling.extrapolate import baselines, compare, split
 from mimcore.scaling.mapping import RESULTS_MAP, observe, read_map
 from mimcore.scaling.observations import Observations
+from mimcore.scaling.profile import profile_intervals
 
 
 def fit_table(
@@ -30,7 +31,8 @@ def fit_table(
         options: see ``estimate.Options``.
 
     Returns:
-        What the file holds: ``law``, ``parameters`` (value, low, high, unit, and whether such data pin it down), ``r2`` and ``rmse`` of the
+        What the file holds: ``law``, ``parameters`` (value, interval of the refits, interval of the
+        profile likelihood or None, unit, and whether such data pin it down), ``r2`` and ``rmse`` of the
         rows fitted, ``rmse_holdout`` with ``baselines`` and ``comparison`` (None without ``holdout``), ``predictions`` row by row, with
         the law's interval (``low``, ``high``) and that of a single run (``run_low``, ``run_high``).
 
@@ -69,12 +71,14 @@ def fit_table(
 
 
 def _parameters(fit: Fit) -> dict[str, dict[str, Any]]:
-    pinned = fit.pinned_down()
+    pinned, profiles = fit.pinned_down(), profile_intervals(fit, fit.confidence)
     return {
         parameter.name: {
             "value": value,
             "low": _known(low),
             "high": _known(high),
+            "profile_low": profiles[parameter.name][0],
+            "profile_high": profiles[parameter.name][1],
             "unit": parameter.unit,
             "identifiable": pinned[parameter.name],
         }

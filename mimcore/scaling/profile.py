@@ -17,15 +17,18 @@ def profile_intervals(fit: Fit, confidence: float) -> dict[str, tuple[float | No
     Also None for an amplitude whose unit depends on an exponent: it is the law's value where the variable is 1, far from any run.
 
     A parameter is held at values on both sides of its optimum and all others are fitted again, every value of every parameter in one
-    batch. The limit is that of Student's t: the loss may rise by t ** 2 * s ** 2 / 2 (Venzon & Moolgavkar 1988; Bates & Watts 1988,
-    section 6.1), with s the residuals' standard deviation.
+    batch. The limit is that of Student's t: the loss may rise by t ** 2 / 2 times the variance of its slope over its mean
+    curvature, which is the residuals' variance in least squares (Venzon & Moolgavkar 1988; Huber & Ronchetti 2009, section 7.6).
     """
     law = fit.law
     at = scaled(law, fit.observations)
     best = at.into(law, fit.parameters[None])[0]
     is_log = np.array([p.log for p in law.parameters])
     jacobian = law.slopes(best[None], at.variables)[1][:, 0]
-    errors = fit.noise * np.sqrt(np.diag(np.linalg.pinv(jacobian @ jacobian.T)))
+    # Of Huber's loss: the variance of its slope, and the share of rows on which it curves.
+    pull = float(np.sum(np.clip(fit.residuals, -fit.delta, fit.delta) ** 2)) / max(fit.freedom, 1)
+    curved = max(float(np.mean(np.abs(fit.residuals) <= fit.delta)), 1 / len(fit.residuals))
+    errors = np.sqrt(pull) / curved * np.sqrt(np.diag(np.linalg.pinv(jacobian @ jacobian.T)))
     steps = np.concatenate([-np.geomspace(REACH, 0.05, POINTS), [0.0], np.geomspace(0.05, REACH, POINTS)])
     width, tried = len(law.parameters), len(steps)
     starts = np.repeat(best[None], width * tried, axis=0)
@@ -37,7 +40,7 @@ def profile_intervals(fit: Fit, confidence: float) -> dict[str, tuple[float | No
         starts[i * tried : (i + 1) * tried, i] = np.clip(moved, low[i], high[i])
         frozen[i * tried : (i + 1) * tried, i] = True
     found = solve(law, at.variables, at.log_y, starts, delta=fit.delta, frozen=frozen)
-    limit = fit.loss + 0.5 * (special.stdtrit(max(fit.freedom, 1), 0.5 + confidence / 2) * fit.noise) ** 2
+    limit = fit.loss + 0.5 * special.stdtrit(max(fit.freedom, 1), 0.5 + confidence / 2) ** 2 * pull / curved
     ends: dict[str, tuple[float | None, float | None]] = {}
     for i, parameter in enumerate(law.parameters):
         part = slice(i * tried, (i + 1) * tried)

@@ -58,6 +58,9 @@ def test_the_command_line_fits_a_table(table):
     for name, value in zip(written["parameters"], KNOWN["chinchilla"].parameters, strict=True):
         one = written["parameters"][name]
         assert one["low"] <= one["value"] <= one["high"]
+        if name in ("alpha", "beta"):
+            assert one["profile_low"] is None or one["profile_low"] < one["value"]
+            assert one["profile_high"] > one["value"]
         if name in ("floor", "alpha", "beta"):
             assert one["value"] == pytest.approx(value, rel=0.4)
     held = [row for row in written["predictions"] if row["held_out"]]
