@@ -174,7 +174,7 @@ def test_an_interrupt_is_no_traceback(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mimcore.cli.Study.read", interrupted)
+    monkeypatch.setattr("mimcore.study.Study.read", interrupted)
     status, said = say(monkeypatch, capsys, "check")
     assert status == 130
     assert "Traceback" not in said

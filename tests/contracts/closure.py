@@ -8,7 +8,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: Ours, but no stage's dependency: they translate, and what they hand over is a parameter, or changes no result.
 TRANSLATORS = {
-    f"mimcore/{name}.py" for name in ("cli", "study", "__main__", "layout", "explain", "progress", "execution")
+    *(f"mimcore/{name}.py" for name in ("study", "__main__", "layout", "explain", "progress", "execution")),
+    *(str(file.relative_to(ROOT)) for file in (ROOT / "mimcore/cli").glob("*.py")),
 }
 
 
@@ -54,8 +55,8 @@ def closure(*entries: str) -> set[str]:
 
 def verb_imports(verb: str) -> set[str]:
     """What a verb of the command line imports inside its function: the entries of its stage."""
-    tree = ast.parse((ROOT / "mimcore/cli.py").read_text(encoding="utf-8"))
-    (function,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == verb]
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "mimcore/cli").glob("*.py")]
+    (function,) = [n for tree in trees for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == verb]
     found: set[str] = set()
     for node in ast.walk(function):
         if isinstance(node, ast.ImportFrom) and node.module:

@@ -203,7 +203,7 @@ def artifacts(root: Path) -> dict[str, bytes]:
         ("mimcore/training/schedule.py", PRETRAIN),
         ("mimcore/models/decoder.py", PRETRAIN),
         ("mimcore/models/encoder.py", [*PRETRAIN, *EVALUATE, *FLOORS]),
-        ("mimcore/cli.py", []),
+        ("mimcore/cli/scaling.py", []),
         ("mimcore/study.py", []),
         ("mimcore/layout.py", []),
         ("mimcore/explain.py", []),

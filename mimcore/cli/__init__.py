@@ -1,0 +1,37 @@
+"""The command line: one verb per stage, in the module of its room. A verb parses, calls and prints.
+
+To add one, write a function with ``@app.command(rich_help_panel=...)`` beside those of its room. What it works with is
+imported inside of it, so that ``--help`` stays fast; a stage's declared dependencies are read off those imports. A module
+that is new is named in ``ROOMS``, where its verbs shall stand in the help.
+"""
+
+import os
+import sys
+from importlib import import_module
+
+from mimcore.cli.base import app
+from mimcore.errors import UserError
+from mimcore.lifetime import die_with_parent
+
+__all__ = ["app", "main"]
+
+#: Modules with verbs, in the order of the help.
+ROOMS = ("study", "data", "sampling", "training", "evaluation", "scaling", "look", "bench")
+for room in ROOMS:
+    import_module(f"{__name__}.{room}")
+
+
+def main() -> None:
+    """Run a verb; a mistake of the user ends in a sentence and exit status 2."""
+    # Read by OpenMP when torch is loaded: wait less than it would by default. docs/performance.md has what this gives.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if "DVC_STAGE" in os.environ:
+        die_with_parent()
+    try:
+        app()
+    except UserError as error:
+        print(f"mimcore: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("mimcore: interrupted; nothing half-written was kept.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,108 @@
+"""Verbs that ask what a model is worth."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mimcore import layout
+from mimcore.cli.base import PARAMS, PREPARE, WORK, ModelName, Params, PoolName, RunName, TaskName, app
+from mimcore.errors import UserError
+from mimcore.study import Study
+
+if TYPE_CHECKING:
+    from mimcore.evaluation.run import Job
+
+
+@app.command(rich_help_panel=PREPARE)
+def features(
+    pool: PoolName,
+    run: Annotated[str | None, typer.Option(help="Name of a run whose encoder to take.")] = None,
+    timm: Annotated[str | None, typer.Option(help="Name of a pretrained timm model to take.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="The timm model's weights; fetched if not given.")] = None,
+    pooling: Annotated[str, typer.Option(help="Of a run's encoder: mean or cls.")] = "mean",
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
+    out: Annotated[Path | None, typer.Option(help="File to write; features/POOL-MODEL.parquet by default.")] = None,
+    params: Params = PARAMS,
+) -> None:
+    """Write features of a pool's training images, for the strategies that draw by them."""
+    from mimcore.data.loader import Images
+    from mimcore.data.splits import read_split
+    from mimcore.definition import resolve
+    from mimcore.evaluation.features import FeaturesConfig
+    from mimcore.evaluation.vectors import of_run, of_timm, write_vectors
+    from mimcore.progress import Meter
+
+    if (run is None) == (timm is None):
+        raise UserError("one of --run and --timm is needed: whose features?")
+    study = Study.read(params)
+    options, device = study.options("pools", pool), study.execution.start()
+    config = resolve(FeaturesConfig, {"pool": pool, "pooling": pooling}, "features")
+    extract, size, channels = (
+        of_timm(str(timm), checkpoint, device) if run is None else of_run(layout.run(run), config, device)
+    )
+    rows = read_split(layout.index(pool), "train", ["key", "shard", "offset", "length", "checksum"])
+    images = Images(options, rows, size, Path.cwd(), channels=channels)
+    file = out or Path("features") / f"{pool}-{run or timm}.parquet"
+    with Meter(f"features {pool}", len(images)) as meter:
+        digest = write_vectors(file, extract, images, device, batch_size, study.execution.workers, meter.update)
+    print(f"{file}: {len(images):,} images.")
+    print(f"In a subset: features: {{path: {file}, sha256: {digest[:16]}}}")
+
+
+@app.command(rich_help_panel=WORK)
+def evaluate(run: RunName, task: TaskName, params: Params = PARAMS) -> None:
+    """Evaluate a run on a task."""
+    from mimcore.evaluation.run import evaluate_run
+
+    study = Study.read(params)
+    definition = {"task": study.declared_task(task), "run": study.declared_run(run)}
+    with _job(study, task, definition, layout.evaluation(run, task), f"evaluate {run} {task}") as job:
+        found = evaluate_run(run, layout.run(run), job)
+    _print_subjects(found)
+
+
+@app.command(rich_help_panel=WORK)
+def floor(model: ModelName, task: TaskName, params: Params = PARAMS) -> None:
+    """Evaluate what costs nothing: the untrained model and, where the task can, raw pixels."""
+    from mimcore.evaluation.run import evaluate_floor
+
+    study = Study.read(params)
+    definition = {"task": study.declared_task(task), "model": study.options("models", model)}
+    with _job(study, task, definition, layout.floor(model, task), f"floor {model} {task}") as job:
+        found = evaluate_floor(model, job)
+    _print_subjects(found)
+
+
+@contextmanager
+def _job(study: Study, task: str, definition: dict[str, Any], output: Path, title: str) -> "Iterator[Job]":
+    """What an evaluation is given beside its subject, with its progress shown."""
+    from mimcore.evaluation.run import Job
+    from mimcore.progress import Phases
+
+    pool = study.options("pools", study.pool_of("tasks", task))
+    device = study.execution.start()
+    with Phases(title) as progress:
+        yield Job(
+            task_name=task,
+            definition=definition,
+            pool=pool,
+            examples=layout.examples(task),
+            output=output,
+            provenance=layout.provenance(output),
+            root=Path.cwd(),
+            execution=study.execution,
+            device=device,
+            progress=progress,
+        )
+
+
+def _print_subjects(found: dict[str, Any]) -> None:
+    for subject, metrics in found["subjects"].items():
+        numbers = ", ".join(
+            f"{name} {value['value']:.4f}" + (f" ± {value['standard_error']:.4f}" if value["standard_error"] else "")
+            for name, value in metrics.items()
+        )
+        print(f"{subject}: {numbers}")

@@ -1,0 +1,66 @@
+"""Verbs that choose images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mimcore import layout
+from mimcore.cli.base import PARAMS, PREPARE, WORK, Params, SeedName, SubsetName, TaskName, app
+from mimcore.study import Study
+
+
+@app.command(rich_help_panel=WORK)
+def sample(subset: SubsetName, seed: SeedName, params: Params = PARAMS) -> None:
+    """Draw a subset of a pool."""
+    from mimcore.artifacts import Provenance
+    from mimcore.progress import Phases
+    from mimcore.sampling.draw import sample as draw
+
+    study = Study.read(params)
+    options, pool = study.options("subsets", subset), study.pool_of("subsets", subset)
+    output, title = layout.subset(subset, seed), f"sample {subset} {seed}"
+    with Provenance(layout.provenance(output), title, options, {"index": pool}), Phases(title, "rows") as passes:
+        card = draw(subset, options, seed, study.options("pools", pool), layout.index(pool), output, Path.cwd(), passes)
+    print(f"{subset}-{seed}: {card['images']:,} of {pool}'s images.")
+
+
+@app.command(rich_help_panel=PREPARE)
+def export(
+    subset: SubsetName,
+    seed: SeedName,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; exports/SUBSET-SEED by default.")] = None,
+    params: Params = PARAMS,
+) -> None:
+    """Draw a subset of a pool of metadata, and write the list of images to fetch."""
+    from mimcore.progress import Phases
+    from mimcore.sampling.export import LIST
+    from mimcore.sampling.export import export as draw
+
+    study = Study.read(params)
+    options, pool = study.options("subsets", subset), study.pool_of("subsets", subset)
+    output = out or Path("exports") / f"{subset}-{seed}"
+    pool_options, listing = study.options("pools", pool), layout.listing(pool)
+    with Phases(f"export {subset} {seed}", "rows") as passes:
+        card = draw(subset, options, seed, pool_options, listing, layout.index(pool).parent, output, Path.cwd(), passes)
+    print(f"{output / LIST}: {card['images']:,} of {pool}'s {card['pool_images']:,} rows, in the order of the draw.")
+    print(f"Fetch them: {card['command']}")
+    print(
+        "Then draw from what arrived, in the same order: strategy: given, options: {file: {path: "
+        f"{output / LIST}, sha256: {card['list_sha256'][:16]}}}, list_column: {pool_options.get('key_column', 'id')},"
+        f" column: {pool_options.get('key_column', 'id')}, max_missing_fraction: 0.5}}"
+    )
+
+
+@app.command(rich_help_panel=WORK)
+def examples(task: TaskName, params: Params = PARAMS) -> None:
+    """Choose the labelled images that a task trains and tests on."""
+    from mimcore.artifacts import Provenance
+    from mimcore.sampling.examples import choose
+
+    study = Study.read(params)
+    options, pool = study.declared_task(task), study.pool_of("tasks", task)
+    output = layout.examples(task)
+    with Provenance(layout.provenance(output), f"examples {task}", options, {"index": pool}):
+        card = choose(task, options, layout.index(pool), output)
+    print(f"{task}: {card['train']:,} images to train on, {card['test']:,} to test on.")
