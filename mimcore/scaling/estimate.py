@@ -130,9 +130,11 @@ class Scaled(NamedTuple):
 
 def scaled(law: ScalingLaw, observations: Observations) -> Scaled:
     """Rescale the rows so that neither units nor magnitudes matter to the search."""
-    factors = {
-        v.name: float(np.exp(np.mean(np.log(observations.variables[v.name])))) for v in law.variables if v.scales
-    }
+    centres = {v.name: float(np.mean(np.log(observations.variables[v.name]))) for v in law.variables if v.scales}
+    if law.together:
+        common = float(np.mean([centres[name] for name in law.together]))
+        centres |= dict.fromkeys(law.together, common)
+    factors = {name: float(np.exp(centre)) for name, centre in centres.items()}
     variables = {v.name: observations.variables[v.name] / factors.get(v.name, 1.0) for v in law.variables}
     log_y = np.log(observations.y)
     centre = float(np.exp(np.mean(log_y)))

@@ -64,6 +64,8 @@ class ScalingLaw(ABC):
     parameters: ClassVar[tuple[Parameter, ...]]
     #: Huber's threshold on log residuals, where the source of the law fixes one; None follows the residuals' spread.
     huber: ClassVar[float | None] = None
+    #: Variables whose ratio the law takes, so that they can only change their unit together.
+    together: ClassVar[frozenset[str]] = frozenset()
     #: Parameters that data seldom pin down one by one, though the curve is sure; the docs say why.
     weak: ClassVar[frozenset[str]] = frozenset()
 
