@@ -17,7 +17,8 @@ WAITS = {"default of OpenMP": None, "mimcore": "10000"}
 WORKER = """
 import sys, time, torch
 from mimcore.execution import Execution
-from mimcore.training.pretrain import start_run, train_step
+from mimcore.training.state import start_run
+from mimcore.training.step import train_step
 width, threads, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 device = Execution(device="cpu", threads=threads).start()
 run = start_run({

@@ -23,7 +23,9 @@ from mimcore.data.loader import IMAGE_COLUMNS, SIZE_COLUMNS, Batches, Images
 from mimcore.data.paths import S3Folder, pool_root
 from mimcore.data.views import cut, decode_scaled, resample, shrink
 from mimcore.errors import UserError
-from mimcore.training.pretrain import Run, start_run, train_step, training_batches
+from mimcore.training.pretrain import training_batches
+from mimcore.training.state import Run, start_run
+from mimcore.training.step import train_step
 
 if TYPE_CHECKING:
     from mimcore.execution import Execution

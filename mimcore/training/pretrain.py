@@ -4,7 +4,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mimcore import artifacts, registry
+from mimcore import artifacts
 from mimcore.data import processes
-from mimcore.data.crops import random_flip, random_resized_crop
 from mimcore.data.loader import Batches, Images
 from mimcore.data.splits import pick
 from mimcore.data.views import RandomCrops
@@ -24,11 +22,10 @@ from mimcore.errors import UserError
 from mimcore.models import encoder as encoders
 from mimcore.training.checkpoint import load_checkpoint, save_checkpoint, scratch, scratch_key
 from mimcore.training.flops import training_flops_per_image
-from mimcore.training.optimizer import build_optimizer, set_learning_rate
 from mimcore.training.picture import save_reconstructions
-from mimcore.training.randomness import derive, generator
-from mimcore.training.schedule import Schedule
-from mimcore.training.validation import autocast, fixed_loss
+from mimcore.training.state import Run, start_run
+from mimcore.training.step import train_step
+from mimcore.training.validation import fixed_loss
 
 if TYPE_CHECKING:
     from mimcore.execution import Execution
@@ -38,44 +35,6 @@ Progress = Callable[[str, int, int, str], None]
 
 #: Images of the validation split in the picture of reconstructions.
 PICTURE_IMAGES = 8
-
-
-@dataclass
-class Run:
-    """Everything of a run in progress; what ``state`` returns is all that a resumed run needs."""
-
-    encoder: encoders.Encoder
-    objective: Any
-    optimizer: torch.optim.AdamW
-    schedule: Schedule
-    seed: str
-    device: torch.device
-    step: int = 0
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    #: Sum of the training losses since the last point of the curve, and of how many steps.
-    loss_sum: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
-    loss_steps: int = 0
-    gradient_norm: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
-
-    def state(self) -> dict[str, Any]:
-        """All that is needed to go on, bit for bit."""
-        return {
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "curve": self.curve,
-            "loss_sum": self.loss_sum,
-            "loss_steps": self.loss_steps,
-            "gradient_norm": self.gradient_norm,
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state."""
-        self.objective.load_state_dict(state["objective"], strict=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.curve = state["step"], state["curve"]
-        self.loss_sum, self.loss_steps = state["loss_sum"].to(self.device), state["loss_steps"]
-        self.gradient_norm = state["gradient_norm"].to(self.device)
 
 
 def pretrain(
@@ -156,21 +115,6 @@ def _read_rows(file: Path) -> pa.Table:
         raise UserError(f"{file} is not a Parquet file ({error}); delete it and run 'dvc repro'.") from None
 
 
-def start_run(definition: Mapping[str, Any], device: torch.device) -> Run:
-    """Build the model, the objective and the optimiser of a definition; the weights are a function of its seed."""
-    seed = str(definition["seed"])
-    schedule = resolve(Schedule, definition["schedule"], "schedules")
-    options = dict(definition["objective"])
-    module = registry.load("objective", options.pop("module"))
-    torch.manual_seed(derive(seed, "weights"))
-    encoder = encoders.build(resolve(encoders.Config, definition["model"], "models"))
-    objective = module.Objective(encoder, resolve(module.Config, options, "objectives"))
-    encoders.place(objective, device)
-    objective.train()
-    optimizer = build_optimizer(objective, schedule)
-    return Run(encoder, objective, optimizer, schedule, seed, device)
-
-
 def train_loop(
     run: Run, train: Images, tables: Mapping[str, Images], folder: Path, execution: "Execution", progress: Progress
 ) -> None:
@@ -202,33 +146,6 @@ def training_batches(run: Run, train: Images, execution: "Execution") -> Batches
     view = crops if schedule.crop_from == "image" else None
     repeats = schedule.repeated_augmentation
     return Batches(train, schedule.batch_size, run.seed, execution.workers, view, repeats)
-
-
-def train_step(run: Run, images: torch.Tensor) -> None:
-    """One optimiser step.
-
-    Args:
-        run: is changed.
-        images: uint8 ``(B, C, H, W)``.
-    """
-    schedule, step = run.schedule, run.step
-    set_learning_rate(run.optimizer, schedule.learning_rate(step))
-    torch.manual_seed(derive(run.seed, "layers", step))  # drop path and dropout draw from the global generator
-    images, draws = images.to(run.device), generator(run.seed, "augment", step)
-    if schedule.crop_from == "image":
-        pixels = random_flip(images, draws) if schedule.horizontal_flip else images
-    else:
-        pixels = random_resized_crop(images, schedule.crop_scale, schedule.crop_ratio, schedule.horizontal_flip, draws)
-    with autocast(run.device, schedule.precision):
-        loss = run.objective(run.encoder.normalize(pixels), generator(run.seed, "mask", step))["loss"]
-    loss.backward()
-    gradients = [p.grad for p in run.objective.parameters() if p.grad is not None]
-    run.gradient_norm = torch.nn.utils.get_total_norm(gradients)
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    run.loss_sum = run.loss_sum + loss.detach()
-    run.loss_steps += 1
-    run.step += 1
 
 
 def validate(run: Run, tables: Mapping[str, Images]) -> None:

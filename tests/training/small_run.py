@@ -13,7 +13,7 @@ import torch
 
 from mimcore.execution import Execution
 from mimcore.training import pretrain as stage
-from mimcore.training.pretrain import Run
+from mimcore.training.state import Run
 
 POOL = {"format": "digits", "path": "data/digits", "images": 200, "image_size": 32, "seed": 0, "val_images": 40}
 SUBSET = {"pool": "digits", "images": 150}

@@ -16,7 +16,8 @@ import torch
 
 from mimcore.errors import UserError
 from mimcore.training import pretrain as stage
-from mimcore.training.pretrain import Run
+from mimcore.training import step
+from mimcore.training.state import Run
 from mimcore.training.validation import fixed_loss
 
 
@@ -64,8 +65,8 @@ def test_a_loss_that_is_not_finite_ends_in_a_sentence(
 
         monkeypatch.setattr(stage, "start_run", poisoned)
     else:
-        crop = stage.random_resized_crop
-        monkeypatch.setattr(stage, "random_resized_crop", lambda *a: crop(*a) * float("inf"))
+        crop = step.random_resized_crop
+        monkeypatch.setattr(step, "random_resized_crop", lambda *a: crop(*a) * float("inf"))
     with pytest.raises(
         UserError, match=r"the \w+ loss is (nan|inf) after \d+ images seen; lower base_learning_rate"
     ) as e:

@@ -14,8 +14,8 @@ from small_run import MODEL, OBJECTIVE, STEPS, Trained
 from mimcore.models import encoder as encoders
 from mimcore.training import pretrain as stage
 from mimcore.training.optimizer import build_optimizer
-from mimcore.training.pretrain import Run
 from mimcore.training.schedule import Schedule
+from mimcore.training.state import Run
 
 SCHEDULE = Schedule.model_validate(small_run.SCHEDULE)
 PATCHES, PATCH_VALUES = (32 // 8) ** 2, 8 * 8 * 3
