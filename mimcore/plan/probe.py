@@ -3,7 +3,10 @@
 Images are noise of the right shape, since no index need exist yet: what the loader takes is for ``mimcore bench-data`` to say.
 """
 
+import json
 import platform
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,15 +34,17 @@ LOADS = {
     "index": "mimcore.data.index",
     "sample": "mimcore.sampling.draw",
     "examples": "mimcore.sampling.examples",
-    "pretrain": "mimcore.training.pretrain",
-    "evaluate": "mimcore.evaluation.run",
-    "floor": "mimcore.evaluation.run",
+    "pretrain": "mimcore.training.pretrain, torch._dynamo",  # which torch's optimisers load
+    "evaluate": "mimcore.evaluation.run, torch._dynamo",
+    "floor": "mimcore.evaluation.run, torch._dynamo",
     "collect": "mimcore.scaling.collect",
     "fit": "mimcore.scaling.fit",
     "report": "mimcore.scaling.report",
 }
 #: Steps before the clock starts, and seconds that each timing lasts at least.
 WARM_STEPS, SECONDS = 3, 3.0
+#: Stages of the scratch pipeline that DVC is timed on.
+MANY = 11
 #: Images of the two lengths that a task is timed at.
 SHORT, LONG = 2, 12
 
@@ -54,9 +59,12 @@ class Probe:
 
     def seconds(self, stage: Stage) -> float | None:
         """How long a stage takes; None where it has not been timed."""
-        start = self.times.get(_key({"start": stage.verb}))
-        if start is None or stage.definition is None:
-            return start if start is None else float(start)
+        parts = [self.times.get(_key(what)) for what in ({"start": stage.verb}, {"start": "dvc"})]
+        if None in parts:
+            return None
+        start = float(sum(parts))
+        if stage.definition is None:
+            return start
         found = self.times.get(_key(_timed(stage)))
         if found is None:
             return None
@@ -64,11 +72,14 @@ class Probe:
             run = _schedule(stage)
             return float(start + found["step"] * run.steps + found["fixed"] * fixed_images(run, stage.images[0]))
         train, test = _lengths(stage)
-        return float(start + found["start"] + found["train"] * train + found["test"] * test)
+        first = self.times.get(_key(_first(stage)), 0.0)
+        return float(start + first + found["start"] + found["train"] * train + found["test"] * test)
 
     def run(self, stages: Sequence[Stage], tell: Tell) -> None:
         """Time whatever of ``stages`` has not been timed."""
         missing: dict[str, Callable[[], Any]] = {}
+        if stages and (key := _key({"start": "dvc"})) not in self.times:
+            missing[key] = dvc_seconds
         for stage in stages:
             key = _key({"start": stage.verb})
             if key not in self.times:
@@ -102,8 +113,10 @@ class Probe:
         unit = 1 if _recipe(stage) is None else _recipe(stage).batch_size  # type: ignore[union-attr]
         long = max(LONG * unit, 256) if unit == 1 else LONG * unit
         short = max(SHORT * unit, 64) if unit == 1 else SHORT * unit
-        self._evaluate(stage, encoder, short, 16)
+        first = self._evaluate(stage, encoder, short, 16)
         few = self._evaluate(stage, encoder, short, 16)
+        # What a library loads at its first use, each stage's process pays for.
+        self.times.setdefault(_key(_first(stage)), max(0.0, first - few))
         trained = self._evaluate(stage, encoder, long, 16)
         tested = self._evaluate(stage, encoder, short, 16 + long)
         train, test = max(0.0, trained - few) / (long - short), max(0.0, tested - few) / long
@@ -160,12 +173,32 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def start_seconds(verb: str) -> float:
-    """How long a process of a verb takes until it can work, the second time."""
+    """How long a process of a verb takes until it can work, median of three after a first."""
     command = [sys.executable, "-c", f"import mimcore.cli, {LOADS[verb]}"]
-    for _ in range(2):
+    found = []
+    for _ in range(4):
         begun = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - begun
+        found.append(time.perf_counter() - begun)
+    return statistics.median(found[1:])
+
+
+def dvc_seconds() -> float:
+    """What DVC itself takes for a stage that depends on this package's code: of a scratch pipeline, more stages less one."""
+    package = Path(__file__).resolve().parents[1]
+    files = sorted(f"mimcore/{file.name}" for file in package.iterdir() if file.name != "__pycache__")
+    found = []
+    for count in (1, MANY):
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(package, Path(folder, "mimcore"), ignore=shutil.ignore_patterns("__pycache__"))
+            each = {"cmd": "echo ${item} > made-${item}", "deps": files, "outs": ["made-${item}"]}
+            pipeline = {"stages": {"probe": {"foreach": list(range(count)), "do": each}}}
+            Path(folder, "dvc.yaml").write_text(json.dumps(pipeline), encoding="utf-8")
+            for arguments in (["init", "--no-scm", "--quiet"], ["repro", "--quiet"]):
+                begun = time.perf_counter()
+                subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, check=True, capture_output=True)
+            found.append(time.perf_counter() - begun)
+    return max(0.0, found[1] - found[0]) / (MANY - 1)
 
 
 _CLASSES = [str(number) for number in range(10)]
@@ -220,6 +253,11 @@ def _timed(stage: Stage) -> dict[str, Any]:
         return {part: definition[part] for part in ("objective", "model", "schedule")}
     model = definition["model"] if stage.verb == "floor" else definition["run"]["model"]
     return {"verb": stage.verb, "task": definition["task"], "model": model}
+
+
+def _first(stage: Stage) -> dict[str, Any]:
+    """What a task's first use in a process is a time of."""
+    return {"first": (stage.definition or {})["task"]["module"]}
 
 
 def _key(what: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimcore.plan.probe import Probe, start_seconds
+from mimcore.plan.probe import Probe, dvc_seconds, start_seconds
 from mimcore.plan.work import Counter, Stage, fixed_images
 from mimcore.training.flops import trace
 from mimcore.training.schedule import Schedule
@@ -32,6 +32,7 @@ def stages():
 def probed(monkeypatch_module: pytest.MonkeyPatch) -> Probe:
     monkeypatch_module.setattr("mimcore.plan.probe.SECONDS", 0.05)
     monkeypatch_module.setattr("mimcore.plan.probe.start_seconds", lambda verb: 2.0)
+    monkeypatch_module.setattr("mimcore.plan.probe.dvc_seconds", lambda: 0.5)
     probe = Probe(torch.device("cpu"), {}, workers=0)
     probe.run(list(stages()), lambda *told: None)
     return probe
@@ -65,12 +66,12 @@ def test_a_stage_is_its_start_and_its_steps(probed: Probe) -> None:
     found = probed.seconds(run)
     longer = Stage("pretrain", "r", (), RUN | {"schedule": SCHEDULE}, (32,))
     assert found is not None
-    assert found > 2.0
+    assert found > 2.5
     fixed = probed.seconds(longer)
     assert fixed is not None
     assert fixed > found  # twelve more fixed images, five times
     for stage in stages():
-        assert (probed.seconds(stage) or 0) >= 2.0
+        assert (probed.seconds(stage) or 0) >= 2.5
 
 
 def test_nothing_is_timed_twice(probed: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,3 +90,7 @@ def test_what_was_not_timed_has_no_time(probed: Probe) -> None:
 
 def test_the_start_of_a_process_is_its_imports(tmp_path: Path) -> None:
     assert 0.05 < start_seconds("collect") < 60
+
+
+def test_dvc_takes_a_time_for_each_stage() -> None:
+    assert 0.01 < dvc_seconds() < 60
