@@ -39,6 +39,17 @@ class Law(ScalingLaw):
         floor, span, b, c, a = (parameters[:, i, None] for i in range(5))
         return np.asarray(floor + span * _share(np.log(b) - c * np.log(variables["unique_images"]), a))
 
+    def slopes(self, parameters: Array, variables: Variables) -> tuple[Array, Array]:
+        """See ``ScalingLaw``; the share's slopes are those of the equation that defines it."""
+        floor, span, b, c, a = (parameters[:, i, None] for i in range(5))
+        n = np.log(variables["unique_images"])
+        share = _share(np.log(b) - c * n, a)
+        value = floor + span * share
+        left = 1 - share
+        along = span * share * left / (left + a * share)  # along the logarithm of B
+        parts = (np.broadcast_to(floor, value.shape), span * share, along, -c * n * along, a * np.log(left) * along)
+        return value, np.stack(parts) / value
+
     def starts(self, variables: Variables, y: Array) -> Array:
         """See ``ScalingLaw``."""
         c, a, place = (grid.ravel() for grid in np.meshgrid(EXPONENTS, SHAPES, PLACES))
