@@ -111,3 +111,9 @@ def fixed_images(schedule: Schedule, unique_images: int) -> int:
     """Images that a run's validations see: at the start and at each of them, on both fixed sets."""
     points = len(set(schedule.validation_steps()))
     return points * (schedule.validation_images + min(schedule.validation_images, unique_images))
+
+
+def parameters(model: Mapping[str, Any]) -> int:
+    """Weights of the encoder of a definition of ``models``."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in encoders.build(resolve(encoders.Config, model, "models")).module.parameters())

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich.table import Table
 
 from mimcore.errors import UserError
 from mimcore.scaling.estimate import Fit
 from mimcore.scaling.law import Variables
+from mimcore.scaling.numbers import interval, number
 from mimcore.scaling.table import Array
 
 #: Refits further than this many deviations from the median are drawn in: a refit that lost its way is no evidence.
@@ -31,6 +33,29 @@ class Advice:
     gain: float
 
 
+def table(fit: Fit, advice: Sequence[Advice], names: Sequence[str], target: Variables, about: str) -> Table:
+    """What to run, for the terminal: cost, and how wide the forecast's interval will be.
+
+    Args:
+        fit: what was asked.
+        advice: of ``advise``.
+        names: of the advised runs.
+        target: variables of the forecast.
+        about: the forecast's name.
+    """
+    now = fit.predict(target)
+    width = float(np.mean(now.high - now.low))
+    before = float(np.mean(np.diagonal(covariance(fit, target))))
+    forecast = interval(float(now.mean[0]), float(now.low[0]), float(now.high[0]))
+    found = Table(title=f"To forecast {fit.observations.name} of {about}, now {forecast}", title_justify="left")
+    for column in ("run", "FLOPs", "variance left", "interval's width"):
+        found.add_column(column, justify="left" if column == "run" else "right")
+    for name, one in zip(names, advice, strict=True):
+        left = one.variance / before
+        found.add_row(name, f"{one.cost:.3g}", f"{left:.0%}", number(width * left**0.5, 2))
+    return found
+
+
 def covariance(fit: Fit, variables: Variables) -> Array:
     """Covariance ``(N, N)`` of the logarithms of the law at ``variables``, over the fit's ensemble of refits.
 
@@ -47,15 +72,21 @@ def covariance(fit: Fit, variables: Variables) -> Array:
 
 
 def advise(
-    fit: Fit, candidates: Variables, costs: Array, target: Variables, budget: float = np.inf, count: int | None = None
+    fit: Fit,
+    candidates: Variables,
+    costs: Array,
+    target: Variables,
+    budget: float = np.inf,
+    count: int | None = None,
+    repeat: bool = True,
 ) -> list[Advice]:
     """Choose runs one by one by the expected fall of the forecast's variance per cost.
 
     Over the ensemble of refits, the law at a candidate and at the targets vary together. If both are taken as normal, a
     run whose noise has variance s^2 lowers a target's variance by cov(target, run)^2 / (var(run) + s^2), whatever its
     outcome, so that the next can be chosen before it is made (MacKay 1992, 'Information-based objective functions', on the
-    mean marginal variance; Cohn 1996). Chosen greedily, each with what the earlier ones leave; of those that the budget still
-    pays for, and more than once if it pays.
+    mean marginal variance; Cohn 1996). Chosen greedily, each with what the earlier ones leave, of those that the budget still
+    pays for.
 
     Args:
         fit: with an ensemble.
@@ -64,6 +95,7 @@ def advise(
         target: variables of the forecast, each ``(T,)``.
         budget: for all of them, in the unit of ``costs``.
         count: the most runs.
+        repeat: whether a candidate may be advised again, as another seed.
 
     Returns:
         what to run, in order; empty where the budget pays for no candidate.
@@ -76,9 +108,9 @@ def advise(
     shared = covariance(fit, both)
     noise = fit.noise**2
     found: list[Advice] = []
-    left = budget
+    left, open_ = budget, np.ones(runs, dtype=bool)
     while count is None or len(found) < count:
-        affordable = costs <= left
+        affordable = (costs <= left) & open_
         if not affordable.any():
             break
         own = np.diagonal(shared)[:runs] + noise
@@ -90,6 +122,7 @@ def advise(
         row = shared[best]
         shared = shared - np.outer(row, row) / own[best]
         left -= costs[best]
+        open_[best] = repeat
         found.append(
             Advice(
                 best,
