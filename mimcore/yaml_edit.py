@@ -22,10 +22,10 @@ def add_runs(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
     yaml.preserve_quotes = True
     yaml.width = 4096
     content = yaml.load(path.read_text(encoding="utf-8"))
-    known = dict(content["study"].get("extra") or {})
-    extra = CommentedMap(known)
+    # An empty mapping is written as {}, and would go on in braces.
+    extra = content["study"].get("extra") or CommentedMap()
     for name, coordinates in runs.items():
-        if name not in known:
+        if name not in extra:
             line = CommentedMap(coordinates)
             line.fa.set_flow_style()
             extra[name] = line
