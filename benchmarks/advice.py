@@ -12,7 +12,6 @@ import json
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,12 @@ def flops_per_image(width: int) -> float:
     """Forward and backward of the encoder, all patches: SimMIM encodes mask tokens too, and predicts with one linear layer."""
     with torch.device("meta"):
         model = timm.models.SwinTransformerV2(
-            img_size=SIDE, window_size=WINDOW, embed_dim=width, depths=(2, 2, 18, 2), num_heads=(width // 32,) * 4, num_classes=0
+            img_size=SIDE,
+            window_size=WINDOW,
+            embed_dim=width,
+            depths=(2, 2, 18, 2),
+            num_heads=(width // 32,) * 4,
+            num_classes=0,
         )
         images = torch.empty(1, 3, SIDE, SIDE)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -118,7 +122,16 @@ def main() -> None:
             + f"; advised / best of both {reached['advised'] / best:.2f}"
         )
         setting = f"error of the whole grid times {margin:g}"
-        table += [dict(zip(("benchmark", "setting", "implementation", "value", "unit"), ("advice", setting, order, share, "share of the grid's FLOPs"), strict=True)) for order, share in reached.items()]
+        table += [
+            dict(
+                zip(
+                    ("benchmark", "setting", "implementation", "value", "unit"),
+                    ("advice", setting, order, share, "share of the grid's FLOPs"),
+                    strict=True,
+                )
+            )
+            for order, share in reached.items()
+        ]
     if options.json:
         options.json.write_text(json.dumps(table, indent=1))
     if options.png:
@@ -149,17 +162,32 @@ def draw(curves: dict[str, np.ndarray], grid: np.ndarray, whole: float, path: Pa
         for x, y in zip(grid, curve, strict=True)
         if np.isfinite(y)
     ]
-    line = alt.Chart(alt.Data(values=points)).mark_line(interpolate="step-after", strokeWidth=2.2).encode(
-        x=alt.X("spent:Q", title="FLOPs spent, % of the whole grid's", scale=alt.Scale(domain=[0, 100])),
-        y=alt.Y("error:Q", title="forecast error (RMSE) on the nine giant runs", scale=alt.Scale(type="log", nice=False)),
-        color=alt.Color("order:N", title=None, scale=alt.Scale(domain=list(ORDERS), range=list(MODEL_COLOURS[:3])), legend=alt.Legend(orient="top")),
+    line = (
+        alt.Chart(alt.Data(values=points))
+        .mark_line(interpolate="step-after", strokeWidth=2.2)
+        .encode(
+            x=alt.X("spent:Q", title="FLOPs spent, % of the whole grid's", scale=alt.Scale(domain=[0, 100])),
+            y=alt.Y(
+                "error:Q", title="forecast error (RMSE) on the nine giant runs", scale=alt.Scale(type="log", nice=False)
+            ),
+            color=alt.Color(
+                "order:N",
+                title=None,
+                scale=alt.Scale(domain=list(ORDERS), range=list(MODEL_COLOURS[:3])),
+                legend=alt.Legend(orient="top"),
+            ),
+        )
     )
     rule = alt.Chart(alt.Data(values=[{"error": whole, "text": "the whole grid"}]))
-    layers = line + rule.mark_rule(strokeDash=[4, 4], color=INK).encode(y="error:Q") + rule.mark_text(
-        align="left", dx=4, dy=-7, x=0, color=INK
-    ).encode(y="error:Q", text="text:N")
+    layers = (
+        line
+        + rule.mark_rule(strokeDash=[4, 4], color=INK).encode(y="error:Q")
+        + rule.mark_text(align="left", dx=4, dy=-7, x=0, color=INK).encode(y="error:Q", text="text:N")
+    )
     title = f"Xie et al. 2023, replayed run by run: medians over {starts} starts"
-    layers.properties(width=560, height=340, title=title).configure(font=FONT, background="white").save(path, scale_factor=2)
+    layers.properties(width=560, height=340, title=title).configure(font=FONT, background="white").save(
+        path, scale_factor=2
+    )
 
 
 if __name__ == "__main__":

@@ -52,7 +52,15 @@ def main() -> None:
         found = coverage(name, options.repeats, options.bootstrap, options.resample)
         weak = law_of(name).weak
         for key, share in found.items():
-            rows.append({"benchmark": "coverage", "setting": f"{name} {key}", "implementation": "mimcore", "value": share, "unit": "share"})
+            rows.append(
+                {
+                    "benchmark": "coverage",
+                    "setting": f"{name} {key}",
+                    "implementation": "mimcore",
+                    "value": share,
+                    "unit": "share",
+                }
+            )
             table.add_row(name, key, f"{share:.3f}", "no" if key in weak else "yes")
     Console().print(table)
     if options.json:

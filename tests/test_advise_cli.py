@@ -74,12 +74,24 @@ def collect(study: Study, names: list[str]) -> None:
         for metric in ("val_loss", "seen_loss", "val_loss_minimum"):
             rows.append(
                 Row(
-                    kind="run", run=name, objective=at.objective, model=at.model, subset=at.subset, schedule=at.schedule, seed=at.seed,
+                    kind="run",
+                    run=name,
+                    objective=at.objective,
+                    model=at.model,
+                    subset=at.subset,
+                    schedule=at.schedule,
+                    seed=at.seed,
                     unique_images=study.options("subsets", at.subset)["images"],
                     images_seen=study.options("schedules", at.schedule)["images_seen"],
-                    encoder_params=parameters(study.options("models", at.model)), flops=1e12, task="pretrain", metric=metric, value=value,
-                    standard_error=None, higher_is_better=False, headline=metric == "val_loss",
-                )  # fmt: skip
+                    encoder_params=parameters(study.options("models", at.model)),
+                    flops=1e12,
+                    task="pretrain",
+                    metric=metric,
+                    value=value,
+                    standard_error=None,
+                    higher_is_better=False,
+                    headline=metric == "val_loss",
+                )
             )
     layout.RESULTS.mkdir(parents=True, exist_ok=True)
     write_results(layout.RESULTS / "results.parquet", rows)

@@ -26,15 +26,23 @@ REFITS = 500
 
 @app.command(rich_help_panel=ANSWER)
 def advise(
-    budget: Annotated[float | None, typer.Option("--budget", help="FLOPs for all runs together; by default a tenth of what was spent.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", help="FLOPs for all runs together; by default a tenth of what was spent."),
+    ] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="The most runs.")] = 5,
     target: Annotated[
         str | None,
-        typer.Option("--target", help="MODEL-SUBSET-SCHEDULE to forecast; by default the largest of each that params.yaml defines."),
+        typer.Option(
+            "--target",
+            help="MODEL-SUBSET-SCHEDULE to forecast; by default the largest of each that params.yaml defines.",
+        ),
     ] = None,
     objective: Annotated[str | None, typer.Option("--objective", help="By default the study's first.")] = None,
     law: Law = LAW,
-    write: Annotated[bool, typer.Option("--write", help="Add the runs to study.extra, and their forecasts to forecasts.json.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Add the runs to study.extra, and their forecasts to forecasts.json.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the advice here.")] = None,
     params: Params = PARAMS,
 ) -> None:
@@ -43,9 +51,9 @@ def advise(
     from rich.console import Console
 
     from mimcore.artifacts import write_json
+    from mimcore.plan.work import Counter
     from mimcore.scaling.advise import advise as choose
     from mimcore.scaling.advise import table
-    from mimcore.plan.work import Counter
 
     study, counter = Study.read(params), Counter()
     of = objective or study.grid.objectives[0]
@@ -62,7 +70,9 @@ def advise(
     limit = budget if budget is not None else float(np.nansum(fit.observations.columns["flops"])) / 10
     advice = choose(fit, variables, costs, at, limit, count, repeat=False)
     if not advice:
-        raise UserError(f"--budget: {limit:.3g} FLOPs pay for none of {len(candidates)} candidates; the cheapest takes {costs.min():.3g}.")
+        raise UserError(
+            f"--budget: {limit:.3g} FLOPs pay for none of {len(candidates)} candidates; the cheapest takes {costs.min():.3g}."
+        )
     chosen = [candidates[one.index] for one in advice]
     names = [at.name for at in chosen]
     Console().print(table(fit, advice, names, at, f"{wanted.model}-{wanted.subset}-{wanted.schedule}"))
@@ -75,7 +85,9 @@ def advise(
         modules = {at.name: {**at.model_dump(), "module": study.module("objectives", of)} for at in chosen}
         add_runs(params, modules)
         written = _foresee(Study.read(params), fit, chosen, counter)
-        print(f"{params}: {len(chosen)} runs added to study.extra, {written} forecasts to {layout.FORECASTS}. Next: dvc repro")
+        print(
+            f"{params}: {len(chosen)} runs added to study.extra, {written} forecasts to {layout.FORECASTS}. Next: dvc repro"
+        )
 
 
 @app.command(rich_help_panel=ANSWER)
@@ -136,12 +148,16 @@ def _target(study: Study, objective: str, target: str | None) -> Coordinates:
         objective=objective,
         model=max(study.definitions["models"], key=lambda name: parameters(study.options("models", name))),
         subset=max(study.grid.subsets, key=lambda name: _subset_images(study, name, seed)),
-        schedule=max(study.definitions["schedules"], key=lambda name: int(study.options("schedules", name)["images_seen"])),
+        schedule=max(
+            study.definitions["schedules"], key=lambda name: int(study.options("schedules", name)["images_seen"])
+        ),
         seed=seed,
     )
 
 
-def _variables(study: Study, runs: Sequence[Coordinates], counter: "Counter") -> "tuple[dict[str, np.ndarray], np.ndarray]":
+def _variables(
+    study: Study, runs: Sequence[Coordinates], counter: "Counter"
+) -> "tuple[dict[str, np.ndarray], np.ndarray]":
     """What a law is asked with, and the training FLOPs of each run."""
     import numpy as np
 
@@ -166,4 +182,6 @@ def _foresee(study: Study, fit: "Fit", runs: Sequence[Coordinates], counter: "Co
 
     names = [at.name for at in runs]
     variables, _ = _variables(study, runs, counter)
-    return len(store(layout.FORECASTS, foresee(fit, variables, names, [study.declared_run(name) for name in names], VAL_LOSS)))
+    return len(
+        store(layout.FORECASTS, foresee(fit, variables, names, [study.declared_run(name) for name in names], VAL_LOSS))
+    )

@@ -21,13 +21,17 @@ PROBES = layout.SCRATCH / "plan.json"
 
 @app.command(rich_help_panel=ANSWER)
 def plan(
-    gpu: Annotated[str | None, typer.Option("--gpu", help="A GPU by name, such as h100; by default this machine.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", help="A GPU by name, such as h100; by default this machine.")
+    ] = None,
     utilisation: Annotated[
         float, typer.Option("--utilisation", min=0.01, max=1.0, help="Part of the GPU's peak rate that is reached.")
     ] = 0.35,
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Devices; each works on one stage at a time.")] = 1,
     price: Annotated[float | None, typer.Option("--price", min=0, help="Of an hour of one device.")] = None,
-    probe: Annotated[bool, typer.Option("--probe", help="Time a few steps of each run and task on this machine.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Time a few steps of each run and task on this machine.")
+    ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Price what is up to date as well.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every stage and sum here.")] = None,
     params: Params = PARAMS,
@@ -120,7 +124,9 @@ def _subset_images(study: Study, subset: str, seed: str) -> int:
     """Images of a subset: as drawn, or as declared."""
     drawn = _card(layout.subset(subset, seed)).get("images", study.options("subsets", subset).get("images"))
     if drawn is None:
-        raise UserError(f"subsets.{subset}: it states no number of images and is not drawn; run 'dvc repro' on its stage 'sample'.")
+        raise UserError(
+            f"subsets.{subset}: it states no number of images and is not drawn; run 'dvc repro' on its stage 'sample'."
+        )
     return int(drawn)
 
 

@@ -65,7 +65,8 @@ def total(priced: Sequence[Priced], devices: int, price: float | None) -> Total:
 
 def wall(stages: Sequence[Stage], seconds: Mapping[str, float], devices: int) -> float:
     """Time from start to end if ``devices`` stages run at once: of those that may start, the one with the longest way to
-    the end goes first (list scheduling by the critical path; Graham 1969: at most twice the best possible)."""
+    the end goes first (list scheduling by the critical path; Graham 1969: at most twice the best possible).
+    """
     names = {stage.name for stage in stages}
     after = {stage.name: [name for name in stage.after if name in names] for stage in stages}
     unlocks: dict[str, list[str]] = {name: [] for name in names}

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from mimcore.evaluation.recipe import Recipe
 from mimcore.evaluation.task import Context, Data
 from mimcore.models import encoder as encoders
 from mimcore.plan.work import Stage, fixed_images
-from mimcore.training.pretrain import Run, start_run, train_step
+from mimcore.training.state import Run, start_run
+from mimcore.training.step import train_step
 from mimcore.training.validation import fixed_loss
 
 #: What each verb's process loads before it works.
@@ -59,10 +61,10 @@ class Probe:
 
     def seconds(self, stage: Stage) -> float | None:
         """How long a stage takes; None where it has not been timed."""
-        parts = [self.times.get(_key(what)) for what in ({"start": stage.verb}, {"start": "dvc"})]
-        if None in parts:
+        process, dvc = (self.times.get(_key({"start": what})) for what in (stage.verb, "dvc"))
+        if process is None or dvc is None:
             return None
-        start = float(sum(parts))
+        start = float(process + dvc)
         if stage.definition is None:
             return start
         found = self.times.get(_key(_timed(stage)))
@@ -83,13 +85,12 @@ class Probe:
         for stage in stages:
             key = _key({"start": stage.verb})
             if key not in self.times:
-                missing[key] = lambda verb=stage.verb: start_seconds(verb)  # type: ignore[misc]
+                missing[key] = partial(start_seconds, stage.verb)
             if stage.definition is not None and (key := _key(_timed(stage))) not in self.times:
-                work = self._run if stage.verb == "pretrain" else self._task
-                missing[key] = lambda stage=stage, work=work: work(stage)  # type: ignore[misc]
-        for number, (key, work) in enumerate(missing.items()):
+                missing[key] = partial(self._run if stage.verb == "pretrain" else self._task, stage)
+        for number, (key, timing) in enumerate(missing.items()):
             tell("probe", number, len(missing))
-            self.times[key] = work()
+            self.times[key] = timing()
         tell("probe", len(missing), len(missing))
 
     def _run(self, stage: Stage) -> dict[str, float]:

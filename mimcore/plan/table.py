@@ -44,13 +44,17 @@ def sentences(whole: Total, devices: int, where: str, price: float | None, missi
             "name a GPU, such as --gpu h100."
         ]
     several = f", {devices} stages at once" if devices > 1 else ""
-    found = [f"{where}: {clock(whole.device_seconds)} of work, {clock(whole.wall_seconds or 0)} from start to end{several}."]
+    found = [
+        f"{where}: {clock(whole.device_seconds)} of work, {clock(whole.wall_seconds or 0)} from start to end{several}."
+    ]
     if whole.money is not None:
         found.append(f"At {price:g} an hour of one device: {whole.money:,.2f}.")
     return found
 
 
-def rows(priced: Sequence[Priced], verbs: Mapping[str, Total], whole: Total, about: Mapping[str, Any]) -> dict[str, Any]:
+def rows(
+    priced: Sequence[Priced], verbs: Mapping[str, Total], whole: Total, about: Mapping[str, Any]
+) -> dict[str, Any]:
     """Everything, as JSON."""
     return {
         **about,

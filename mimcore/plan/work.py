@@ -83,7 +83,8 @@ class Counter:
 
     def _task(self, stage: Stage) -> Counted:
         """Of a task that trains the encoder forward and backward (three times forward: Kaplan et al. 2020, section 2.1), heads
-        left out; of a task on frozen features one pass over its images."""
+        left out; of a task on frozen features one pass over its images.
+        """
         definition = stage.definition or {}
         options = dict(definition["task"])
         task = registry.load("task", options.pop("module"))

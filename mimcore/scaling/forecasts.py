@@ -18,7 +18,11 @@ FIELDS = ("run", "definition", "task", "metric", "value", "low", "high", "confid
 
 
 def foresee(
-    fit: Fit, variables: Variables, names: Sequence[str], definitions: Sequence[Mapping[str, Any]], measure: tuple[str, str]
+    fit: Fit,
+    variables: Variables,
+    names: Sequence[str],
+    definitions: Sequence[Mapping[str, Any]],
+    measure: tuple[str, str],
 ) -> list[dict[str, Any]]:
     """Forecast single runs, as they are stored.
 

@@ -60,7 +60,9 @@ class Price:
         """
         points = sorted(set(zip(encoder_params, flops_per_image, strict=True)))
         if not points or min(min(pair) for pair in points) <= 0:
-            raise UserError("operations and parameters of every run must be positive; the table's column 'flops' is not.")
+            raise UserError(
+                "operations and parameters of every run must be positive; the table's column 'flops' is not."
+            )
         x, y = (np.log([pair[i] for pair in points]) for i in (0, 1))
         if np.ptp(x) == 0:
             return cls(float(np.exp(np.mean(y - x))), 1.0)
@@ -106,7 +108,9 @@ def frontier(
     """
     names = {v.name for v in fit.law.variables}
     if not {"encoder_params", "images_seen"} <= names:
-        raise UserError(f"the law '{fit.law.name}' is not in encoder_params and images_seen: it has no best allocation.")
+        raise UserError(
+            f"the law '{fit.law.name}' is not in encoder_params and images_seen: it has no best allocation."
+        )
     span = fit.observations.variables["encoder_params"]
     sizes = np.geomspace(span.min() / BEYOND, span.max() * BEYOND, SIZES)
     found = []

@@ -10,7 +10,8 @@ import vl_convert
 from mimcore.scaling.drawing import Panel
 
 STYLE = """
-body { font: 15px/1.45 "Liberation Sans", Arial, Helvetica, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1.2rem; color: #24292f; background: #fff; }
+body { font: 15px/1.45 "Liberation Sans", Arial, Helvetica, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1.2rem;
+  color: #24292f; background: #fff; }
 .panels { display: flex; flex-wrap: wrap; gap: 1rem; }
 .caption { color: #57606a; max-width: 50rem; }
 #vg-tooltip-element table tr td { padding: 1px 4px; }
@@ -32,17 +33,17 @@ def page(title: str, figures: Sequence[Mapping[str, Any]]) -> str:
             specs[name] = interactive(panel)
             places.append(f'<div id="{name}" role="img" aria-label="{html.escape(panel.about, quote=True)}"></div>')
         parts.append(
-            f"<section><h2>{html.escape(figure['title'])}</h2><p class=\"caption\">{html.escape(figure['caption'])}</p>"
+            f'<section><h2>{html.escape(figure["title"])}</h2><p class="caption">{html.escape(figure["caption"])}</p>'
             f'<div class="panels">{"".join(places)}</div></section>'
         )
     # A name in the data cannot end the script: no tag can begin in it.
     told = json.dumps(specs, sort_keys=True).replace("<", "\\u003c")
-    library = vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    library = vl_convert.javascript_bundle(snippet=None).replace("</script", "<\\/script")
     draw = f"const specs = {told};\nfor (const name in specs) vegaEmbed('#' + name, specs[name], {{actions: false, renderer: 'svg'}});"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}: figures</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-        "<p class=\"caption\">Point at a mark for its numbers; turn the wheel to zoom, drag to move, double-click to return.</p>"
+        '<p class="caption">Point at a mark for its numbers; turn the wheel to zoom, drag to move, double-click to return.</p>'
         f'{"".join(parts)}<script type="module">{library}\n{draw}</script></body></html>\n'
     )
 
@@ -52,9 +53,15 @@ def interactive(panel: Panel) -> dict[str, Any]:
     spec = dict(panel.spec)
     config = {**spec.get("config", {}), "mark": {"tooltip": {"content": "data"}}, "background": "white", "aria": True}
     zoom = {"name": "zoom", "select": {"type": "interval", "zoom": True}, "bind": "scales"}
-    if "layer" in spec:
-        first, *others = spec["layer"]
-        spec["layer"] = [{**first, "params": [*first.get("params", []), zoom]}, *others]
-    else:
-        spec["params"] = [*spec.get("params", []), zoom]
+    layers = spec.get("layer")
+    if layers is None:
+        return {**spec, "params": [*spec.get("params", []), zoom], "config": config}
+    # The scales are bound through a layer that has both axes as they are in the data; the others share them.
+    chosen = next((i for i, layer in enumerate(layers) if _has_axes(layer)), 0)
+    spec["layer"] = [{**one, "params": [zoom]} if i == chosen else one for i, one in enumerate(layers)]
     return {**spec, "config": config}
+
+
+def _has_axes(layer: Mapping[str, Any]) -> bool:
+    axes = [layer.get("encoding", {}).get(axis, {}) for axis in ("x", "y")]
+    return all("field" in axis and "aggregate" not in axis for axis in axes)

@@ -191,7 +191,11 @@ def _outlook_figures(
         keys,
     )
     edges = [two for two in one.frontier if two.at_edge]
-    beyond = f" At {len(edges)} of {len(one.frontier)} budgets the best size is an end of what was looked through." if edges else ""
+    beyond = (
+        f" At {len(edges)} of {len(one.frontier)} budgets the best size is an end of what was looked through."
+        if edges
+        else ""
+    )
     yield (
         f"frontier{suffix}",
         "The best use of a budget",

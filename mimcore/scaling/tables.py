@@ -17,14 +17,26 @@ def markdown(told: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> s
         told: what the page is told: ``title``, ``scope``, ``answers``, ``flags``, ``headline``, ``laws``, ``forecasts``.
         figures: each with ``name``, ``title`` and ``caption``.
     """
-    parts = [f"# {_plain(told['title'])}", told["scope"], *[f"* {_plain(sentence)}" for sentence in told["answers"]]]
-    parts += ["", "## From the smallest to the largest subset", *_grid(*_headline(told))]
-    parts += ["", "## The laws", *_grid(*_laws(told))]
+    parts = [
+        f"# {_plain(told['title'])}",
+        told["scope"],
+        "",
+        *[f"* {_plain(sentence)}" for sentence in told["answers"]],
+    ]
+    parts += ["", "## From the smallest to the largest subset", "", *_grid(*_headline(told))]
+    parts += ["", "## The laws", "", *_grid(*_laws(told))]
     if told["forecasts"]:
-        parts += ["", "## Forecasts", *_grid(*_forecasts(told))]
-    parts += ["", "## What to hold against these numbers", *[f"* {_plain(flag)}" for flag in told["flags"]]]
+        parts += ["", "## Forecasts", "", *_grid(*_forecasts(told))]
+    parts += ["", "## What to hold against these numbers", "", *[f"* {_plain(flag)}" for flag in told["flags"]]]
     for figure in figures:
-        parts += ["", f"## {figure['title']}", f"![{figure['title']}]({figure['name']}.png)", "", _plain(figure["caption"])]
+        parts += [
+            "",
+            f"## {figure['title']}",
+            "",
+            f"![{figure['title']}]({figure['name']}.png)",
+            "",
+            _plain(figure["caption"]),
+        ]
     return "\n".join(parts) + "\n"
 
 
@@ -40,7 +52,8 @@ Table = tuple[list[str], list[list[str]]]
 def _headline(told: Mapping[str, Any]) -> Table:
     head = told["headline"]
     rows = [
-        [line["setting"], " → ".join(line["sizes"]), *(" → ".join(cell) for cell in line["cells"])] for line in head["lines"]
+        [line["setting"], " → ".join(line["sizes"]), *(" → ".join(cell) for cell in line["cells"])]
+        for line in head["lines"]
     ]
     return ["setting", "unique images", *head["columns"]], [*rows, ["floors", "", *head["floors"]]]
 
@@ -58,7 +71,12 @@ def _laws(told: Mapping[str, Any]) -> Table:
 
 def _forecasts(told: Mapping[str, Any]) -> Table:
     rows = [
-        [one["run"], f"{one['value']:.4g} [{one['low']:.4g}, {one['high']:.4g}]", f"{one['observed']:.4g}", "hit" if one["hit"] else "missed"]
+        [
+            one["run"],
+            f"{one['value']:.4g} [{one['low']:.4g}, {one['high']:.4g}]",
+            f"{one['observed']:.4g}",
+            "hit" if one["hit"] else "missed",
+        ]
         for one in told["forecasts"]
     ]
     return ["run", "forecast", "observed", ""], rows
@@ -75,11 +93,9 @@ def _plain(text: str) -> str:
 
 
 def _tabular(head: list[str], rows: list[list[str]]) -> str:
-    body = [" & ".join(map(_tex, line)) + r" \\" for line in rows]
-    return "\n".join(
-        [rf"\begin{{tabular}}{{{'l' * len(head)}}}", r"\toprule", " & ".join(map(_tex, head)) + r" \\", r"\midrule", *body]
-        + [r"\bottomrule", r"\end{tabular}", ""]
-    )
+    lines = [" & ".join(map(_tex, line)) + r" \\" for line in [head, *rows]]
+    top = [rf"\begin{{tabular}}{{{'l' * len(head)}}}", r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
 
 
 def _tex(text: str) -> str:

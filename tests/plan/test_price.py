@@ -72,7 +72,8 @@ def test_the_longest_way_goes_first():
 def test_the_time_keeps_to_the_bounds_of_list_scheduling(work, devices):
     """Graham 1969: at least the longest way and the evenly shared work, at most their sum."""
     stages = [
-        Stage("pretrain", f"s{i}", tuple(f"s{j}" for j in sorted(needed) if j < i)) for i, (_, needed) in enumerate(work)
+        Stage("pretrain", f"s{i}", tuple(f"s{j}" for j in sorted(needed) if j < i))
+        for i, (_, needed) in enumerate(work)
     ]
     seconds = {f"s{i}": length for i, (length, _) in enumerate(work)}
     ends = {}

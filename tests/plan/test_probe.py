@@ -10,9 +10,23 @@ from mimcore.plan.work import Counter, Stage, fixed_images
 from mimcore.training.flops import trace
 from mimcore.training.schedule import Schedule
 
-MODEL = {"architecture": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+MODEL = {
+    "architecture": "vit_tiny_patch16_224",
+    "image_size": 32,
+    "patch_size": 8,
+    "embed_dim": 32,
+    "depth": 1,
+    "num_heads": 2,
+}
 OBJECTIVE = {"module": "mae", "decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2}
-SCHEDULE = {"images_seen": 640, "batch_size": 16, "warmup_images": 64, "precision": "float32", "validations": 4, "validation_images": 32}
+SCHEDULE = {
+    "images_seen": 640,
+    "batch_size": 16,
+    "warmup_images": 64,
+    "precision": "float32",
+    "validations": 4,
+    "validation_images": 32,
+}
 RUN = {"objective": OBJECTIVE, "model": MODEL, "schedule": SCHEDULE}
 LINEAR = {"module": "linear", "pool": "p", "l2": [0.01]}
 DETECTION = {

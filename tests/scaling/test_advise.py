@@ -15,7 +15,9 @@ TRUTH = np.array([0.35, 18.0, 0.34, 30.0, 0.28])
 def grid(sizes, lengths, noise=0.01, seed=0, repeats=1):
     n, d = (part.ravel() for part in np.meshgrid(np.repeat(sizes, repeats), lengths))
     variables = {"encoder_params": n, "images_seen": d}
-    y = chinchilla.Law().predict(TRUTH[None], variables)[0] * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))
+    y = chinchilla.Law().predict(TRUTH[None], variables)[0] * np.exp(
+        noise * np.random.default_rng(seed).standard_normal(len(n))
+    )
     return Observations(variables, y, tuple(map(str, range(len(y)))))
 
 

@@ -62,7 +62,14 @@ def test_an_encoder_on_all_patches_has_its_published_cost():
 
 
 def test_shapes_alone_are_counted_as_weights_are():
-    model = {"architecture": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    model = {
+        "architecture": "vit_tiny_patch16_224",
+        "image_size": 32,
+        "patch_size": 8,
+        "embed_dim": 64,
+        "depth": 2,
+        "num_heads": 2,
+    }
     options = {"mask_ratio": 0.5, "decoder_embed_dim": 64, "decoder_depth": 1, "decoder_num_heads": 2}
     encoder = encoders.build(encoders.Config(**model))
     module = registry.load("objective", "mae")
