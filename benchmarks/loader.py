@@ -183,20 +183,22 @@ def images_per_second(work: Work) -> float:
     return batches * BATCH / (time.process_time() - start)
 
 
-def by_workers(images: Images, most: int, repeats: int, steps: int = 40) -> dict[str, float]:
+def by_workers(images: Images, most: int, repeats: int, seconds: float = 3) -> dict[str, float]:
     """Images per second of the clock, once the workers are under way."""
     rates: dict[str, list[float]] = {}
     for _ in range(repeats):
         for workers in range(1, most + 1):
             for kind, stream in (("thread", Batches.stream), ("process", processes.stream)):
                 batches = Batches(images, BATCH, "s0", workers, RandomCrops("s0", SCALE, RATIO))
-                made = stream(batches, 0, steps + 3 * workers)
+                made = stream(batches, 0, 1 << 20)
                 for _ in range(3 * workers):
                     next(made)
-                start = time.perf_counter()
-                done = sum(1 for _ in made)
+                done, start = 0, time.perf_counter()
+                while time.perf_counter() - start < seconds:
+                    done += len(next(made))
                 name = f"{workers} {kind}{'' if workers == 1 else 'es' if kind == 'process' else 's'}"
-                rates.setdefault(name, []).append(done * BATCH / (time.perf_counter() - start))
+                rates.setdefault(name, []).append(done / (time.perf_counter() - start))
+                made.close()  # type: ignore[attr-defined]
     return {name: median(found) for name, found in rates.items()}
 
 

@@ -27,7 +27,8 @@ class Execution(Definition):
     worker_kind: Literal["thread", "process"] = "thread"
     #: Memory for decoded images, MiB: a data set that fits is decoded once per process.
     image_cache_mib: int = Field(1024, ge=0)
-    #: Processes that look at the shards of a pool while it is indexed; 0 takes as many as ``threads`` would.
+    #: Processes that look at the shards of a pool while it is indexed; 0 takes every core that this process may use,
+    #: whatever number of threads OMP_NUM_THREADS says.
     index_workers: int = Field(0, ge=0)
     #: Address of a Dask scheduler whose workers look at shards instead, such as ``tcp://host:8786``.
     index_cluster: str | None = None
@@ -52,7 +53,7 @@ class Execution(Definition):
 
     def index_processes(self) -> int:
         """How many processes look at shards."""
-        return self.index_workers or _cores()
+        return self.index_workers or _usable_cores()
 
 
 def slow_precision(device: "torch.device", precision: str) -> str | None:
@@ -68,7 +69,11 @@ def slow_precision(device: "torch.device", precision: str) -> str | None:
 
 def _cores() -> int:
     told = os.environ.get("OMP_NUM_THREADS", "")
-    return (int(told) if told.isdigit() else 0) or len(os.sched_getaffinity(0))
+    return (int(told) if told.isdigit() else 0) or _usable_cores()
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _keep_freed_memory() -> None:

@@ -16,14 +16,13 @@ import pyarrow.parquet as pq
 import torch
 
 from mimcore.bench.advice import Figures
-from mimcore.data import processes
 from mimcore.data.decode import Shape, decode
 from mimcore.data.draws import I64, draw_boxes
 from mimcore.data.loader import IMAGE_COLUMNS, SIZE_COLUMNS, Batches, Images
 from mimcore.data.paths import S3Folder, pool_root
 from mimcore.data.views import cut, decode_scaled, resample, shrink
 from mimcore.errors import UserError
-from mimcore.training.pretrain import training_batches
+from mimcore.training.pretrain import arriving, training_batches
 from mimcore.training.state import Run, start_run
 from mimcore.training.step import train_step
 
@@ -127,9 +126,17 @@ def measure(
         root: the folder that relative pool paths count from.
         seconds: for all of it, about; a step that is slower takes longer.
         progress: told of each part.
+
+    Raises:
+        UserError: an image cannot be used, or the run's JPEGs are decoded by the GPU.
     """
     part = seconds / _PARTS
     run = start_run(definition, device)
+    if run.schedule.jpeg_decoder == "nvjpeg":
+        raise UserError(
+            "bench-data times what workers do, and with jpeg_decoder 'nvjpeg' the GPU decodes; name a run of another schedule"
+            " with --run."
+        )
     images = Images(pool, sample.rows, run.encoder.image_size, root, 0, run.encoder.channels)
     progress("read, decode and crop", 0, 1)
     held, times = _read(pool, images, root, part)
@@ -270,23 +277,22 @@ def _loop(run: Run, images: Images, batch_size: int, execution: "Execution", sec
     """Take steps as training does; the part of the time spent waiting, and images per second."""
     run.schedule = run.schedule.model_copy(update={"batch_size": batch_size})
     batches: Batches = training_batches(run, images, execution)
-    apart = execution.worker_kind == "process" and execution.workers
-    made = (processes.stream if apart else Batches.stream)(batches, 0, 1 << 20)
-    arriving = processes.on_device(made, run.device)
+    apart = execution.worker_kind == "process" and execution.workers and (batches.view or not images.cached)
+    coming = arriving(run, batches, execution, 0, 1 << 20)
     # What was made ahead, and the start of processes, count for nothing.
     for _ in range(3 * execution.workers + 1 if apart else execution.workers + 3):
-        _one(run, arriving)
+        _one(run, coming)
     waited, steps, start = 0.0, 0, time.perf_counter()
     while steps < 3 or time.perf_counter() - start < seconds:
-        waited += _one(run, arriving)
+        waited += _one(run, coming)
         steps += 1
     total = time.perf_counter() - start
     return waited / total, steps * batch_size / total
 
 
-def _one(run: Run, arriving: Iterator[torch.Tensor]) -> float:
+def _one(run: Run, coming: Iterator[torch.Tensor]) -> float:
     start = time.perf_counter()
-    batch = next(arriving)
+    batch = next(coming)
     waited = time.perf_counter() - start
     run.step = 0
     train_step(run, batch)

@@ -16,8 +16,8 @@ def bench_data(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="A pool, or a subset and its seed such as n64-s0; by default the run's subset.",
-            metavar="POOL|SUBSET-SEED",
+            help="A pool, or a subset with or without its seed such as n64-s0; by default the run's subset.",
+            metavar="POOL|SUBSET",
         ),
     ] = None,
     run: Annotated[
@@ -67,6 +67,8 @@ def _measured(study: Study, what: str | None, run: str | None) -> tuple[str, str
         fits = [name for name, at in runs.items() if study.pool_of("subsets", at.subset) == what]
         return run or next(iter(fits), next(iter(runs))), str(what), layout.index(str(what)) / "index.parquet"
     at = runs[run or next(iter(runs))]
+    if what in study.grid.subsets:
+        what = f"{what}-{study.grid.seeds[0]}"
     subset, _, seed = what.rpartition("-") if what else (at.subset, "", at.seed)
     if not subset:
         from mimcore.definition import nearest

@@ -45,7 +45,7 @@ def decode_jpeg(data: bytes, divisor: int, channels: int, rows: int | None = Non
         uint8 ``(ceil(height / divisor), ceil(width / divisor), channels)`` or fewer rows; None if this is no such image, or
         a damaged or an enormous one.
     """
-    turned = any(mark in data for mark in _TURNED)
+    turned = may_be_turned(data)
     frame = None if turned or rows is None else _baseline(data)
     whole = frame is None or rows is None or rows + _MARGIN >= frame.height
     coded: bytes | bytearray = data
@@ -67,6 +67,11 @@ def decode_jpeg(data: bytes, divisor: int, channels: int, rows: int | None = Non
     except ValueError:
         return None
     return _upright(pixels, data) if turned else pixels
+
+
+def may_be_turned(data: bytes) -> bool:
+    """Whether a JPEG holds what may ask for it to be turned."""
+    return any(mark in data for mark in _TURNED)
 
 
 def _baseline(data: bytes) -> _Frame | None:

@@ -8,6 +8,7 @@ rule for what becomes of an image is the one that is written there.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -50,23 +51,76 @@ class RandomCrops:
         """
         height, width = images.shape
         pixels = np.empty((len(samples), height, width, images.channels), np.uint8)
+        plan = self.plan(images, positions, samples, repeats)
+        lowest = plan.lowest.tolist()
+        for k, (position, data) in enumerate(images.encoded(positions[plan.starts])):
+            places, shown = plan.shown(k)
+            with images.explained(position):
+                crops = crops_of(data, shown.tolist(), int(plan.shrinks[k]), images.channels, images.shape, lowest[k])
+            for place, crop in zip(places, crops, strict=True):
+                pixels[place] = crop
+        return pixels.transpose(0, 3, 1, 2)
+
+    def plan(self, images: Encoded, positions: I64, samples: I64, repeats: int) -> "Plan":
+        """Draw the boxes of n samples; arguments as in ``get``."""
         starts = np.flatnonzero(np.r_[True, samples[1:] // repeats != samples[:-1] // repeats])
-        ends = np.r_[starts[1:], len(samples)]
         tall, wide = images.sizes(positions[starts])
         # All repeats of an image decide on its scale, so that it is the same wherever a batch is cut in two.
         family = (samples[starts] // repeats)[:, None] * repeats + np.arange(repeats)
         boxes = draw_boxes(
             self.seed, family.ravel(), np.repeat(tall, repeats), np.repeat(wide, repeats), self.scale, self.ratio
         ).reshape(-1, repeats, 4)
-        shrinks = shrink(boxes, (height, width))
-        lowest = (boxes[..., 0] + boxes[..., 2]).max(axis=1)
-        for k, (position, data) in enumerate(images.encoded(positions[starts])):
-            with images.explained(position):
-                whole, divisor = decode_scaled(data, int(shrinks[k]), images.channels, int(lowest[k]))
-            shown = boxes[k, int(samples[starts[k]]) % repeats :].tolist()
-            for place, box in zip(range(starts[k], ends[k]), shown, strict=False):
-                pixels[place] = resample(cut(whole, box, divisor), (height, width))
-        return pixels.transpose(0, 3, 1, 2)
+        ends = np.r_[starts[1:], len(samples)]
+        return Plan(starts, ends, samples[starts] % repeats, boxes, shrink(boxes, images.shape))
+
+
+class Plan(NamedTuple):
+    """What is shown of n different images, each by R crops at most.
+
+    Attributes:
+        starts: the first sample of each image, ``(n,)``.
+        ends: the sample after its last, ``(n,)``.
+        first: which of its R crops the first sample shows, ``(n,)``.
+        boxes: top, left, height and width of all crops, pixels of the whole image, ``(n, R, 4)``.
+        shrinks: by how much each image may be shrunk, ``(n,)``.
+    """
+
+    starts: I64
+    ends: I64
+    first: I64
+    boxes: I64
+    shrinks: I64
+
+    @property
+    def lowest(self) -> I64:
+        """The row below the lowest crop of each image, ``(n,)``."""
+        found: I64 = (self.boxes[..., 0] + self.boxes[..., 2]).max(axis=1)
+        return found
+
+    def shown(self, k: int) -> tuple[range, I64]:
+        """The samples of image k, and their m boxes, ``(m, 4)``."""
+        places, first = range(self.starts[k], self.ends[k]), self.first[k]
+        return places, self.boxes[k, first : first + len(places)]
+
+
+def crops_of(
+    data: bytes, boxes: Sequence[Sequence[int]], divisor: int, channels: int, shape: Shape, rows: int | None = None
+) -> list[U8]:
+    """Decode an image once and resample crops of it: uint8 ``(*shape, channels)`` each.
+
+    Args:
+        data: the encoded bytes.
+        boxes: top, left, height and width of each crop, pixels of the whole image.
+        divisor: as ``rows``, of ``decode_scaled``.
+        channels: 3 for RGB, 1 for luma.
+        shape: height and width of the results.
+        rows: how many from the top are needed.
+
+    Raises:
+        DecodeError: as in ``decode``.
+    """
+    whole, divisor = decode_scaled(data, divisor, channels, rows)
+    return [resample(cut(whole, box, divisor), shape) for box in boxes]
 
 
 def shrink(boxes: I64, shape: Shape) -> I64:

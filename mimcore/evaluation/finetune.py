@@ -18,7 +18,7 @@ from mimcore.data.crops import random_flip, random_resized_crop
 from mimcore.data.views import RandomCrops
 from mimcore.errors import UserError
 from mimcore.evaluation.features import ahead, autocast
-from mimcore.evaluation.randaugment import RandAugment, erase, seeded_globals
+from mimcore.evaluation.randaugment import RandAugment, erase, seeded_timm
 from mimcore.evaluation.recipe import Recipe, encoder_groups, order, train
 from mimcore.evaluation.task import (
     Context,
@@ -128,7 +128,7 @@ def _losses(tuned: Encoder, classes: int, config: Config, images: Images, contex
         pixels, target = (part.to(context.device, non_blocking=True) for part in next(ready))
         pixels = augment.after(pixels, step)
         if mixup is not None:
-            with seeded_globals(seed_number("mixup", str(context.seed), str(step))):
+            with seeded_timm(seed_number("mixup", str(context.seed), str(step))):
                 pixels, target = mixup(pixels, target)
         with autocast(context.device, config.precision):
             scores = tuned.module(pixels)

@@ -4,9 +4,11 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from timm.data import auto_augment, random_erasing
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
@@ -14,22 +16,30 @@ from torch import Tensor
 #: Magnitudes end just below timm's 10, at which its 'posterize' keeps no bit of a pixel, and Pillow refuses.
 LARGEST_MAGNITUDE = 9.99
 
-#: timm draws from the global generators of Python and numpy, which all threads share.
-_GLOBAL_GENERATORS = threading.RLock()
+#: timm draws from numpy's global generator, and from ``random`` in these modules, which all threads share.
+_SHARED = threading.RLock()
+_DRAWING: tuple[Any, ...] = (auto_augment, random_erasing)
 
 
 @contextmanager
-def seeded_globals(seed: int) -> Iterator[None]:
-    """Seed Python's and numpy's global generators inside the block, for one thread at a time; put them back after."""
-    with _GLOBAL_GENERATORS:
-        states = random.getstate(), np.random.get_state()  # noqa: NPY002
-        random.seed(seed)
+def seeded_timm(seed: int) -> Iterator[None]:
+    """Let timm draw by this seed inside the block, for one thread at a time.
+
+    Python's generator is one of its own: what other threads draw from the global one (botocore, how long to wait before
+    it asks again) neither changes an augmentation nor follows from its seed.
+    """
+    own = random.Random(seed)
+    with _SHARED:
+        state = np.random.get_state()  # noqa: NPY002
         np.random.seed(seed % 2**32)  # noqa: NPY002
+        for module in _DRAWING:
+            module.random = own
         try:
             yield
         finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
+            for module in _DRAWING:
+                module.random = random
+            np.random.set_state(state)  # noqa: NPY002
 
 
 class RandAugment:
@@ -48,7 +58,7 @@ class RandAugment:
 
     def __call__(self, images: np.ndarray, seed: int) -> np.ndarray:
         """Augment uint8 ``(B, 3, H, W)``; the result depends on the images and the seed alone."""
-        with seeded_globals(seed):
+        with seeded_timm(seed):
             changed = [np.asarray(self._transform(Image.fromarray(image.transpose(1, 2, 0)))) for image in images]
         return np.ascontiguousarray(np.stack(changed).transpose(0, 3, 1, 2))
 
@@ -65,6 +75,6 @@ def erase(images: Tensor, probability: float, seed: int) -> Tensor:
         seed: of which images, and which rectangles.
     """
     eraser = RandomErasing(probability, mode="pixel", max_count=1, device=images.device)
-    with seeded_globals(seed):
+    with seeded_timm(seed):
         erased: Tensor = eraser(images)
     return erased

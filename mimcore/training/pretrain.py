@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mimcore import artifacts
-from mimcore.data import processes
+from mimcore.data import nvjpeg, processes
 from mimcore.data.loader import Batches, Images
 from mimcore.data.splits import pick
 from mimcore.data.views import RandomCrops
@@ -77,6 +77,8 @@ def pretrain(
     record = artifacts.Provenance(provenance, f"pretrain {run_name}", definition, inputs)
     with record, scratch(scratch_root / scratch_key(definition, inputs)) as folder:
         run = start_run(definition, device)
+        if run.schedule.jpeg_decoder == "nvjpeg":
+            nvjpeg.refuse_without_gpu(device)
         image_size = run.encoder.image_size
 
         def images(rows: pa.Table) -> Images:
@@ -124,11 +126,9 @@ def train_loop(
     if run.step == 0 and not run.curve:
         validate(run, tables)
     batches = training_batches(run, train, execution)
-    apart = execution.worker_kind == "process" and execution.workers and (batches.view or not train.cached)
-    made = (processes.stream if apart else Batches.stream)(batches, run.step, schedule.steps)
     progress("", run.step * schedule.batch_size, schedule.images_seen, "")
     saved = time.monotonic()
-    for images in processes.on_device(made, run.device):
+    for images in arriving(run, batches, execution, run.step, schedule.steps):
         train_step(run, images)
         if run.step in points:
             validate(run, tables)
@@ -142,10 +142,23 @@ def train_loop(
 def training_batches(run: Run, train: Images, execution: "Execution") -> Batches:
     """The batches of a run: with ``crop_from: image`` they are cropped already, else ``train_step`` crops them."""
     schedule = run.schedule
-    crops = RandomCrops(f"{run.seed}/crops", schedule.crop_scale, schedule.crop_ratio)
+    kind = nvjpeg.EncodedCrops if schedule.jpeg_decoder == "nvjpeg" else RandomCrops
+    crops = kind(f"{run.seed}/crops", schedule.crop_scale, schedule.crop_ratio)
     view = crops if schedule.crop_from == "image" else None
     repeats = schedule.repeated_augmentation
     return Batches(train, schedule.batch_size, run.seed, execution.workers, view, repeats)
+
+
+def arriving(
+    run: Run, batches: Batches, execution: "Execution", start_step: int, stop_step: int
+) -> Iterator[torch.Tensor]:
+    """The batches of these steps on the device, uint8 ``(B, C, H, W)``, made ahead by threads or processes."""
+    images = batches.images
+    apart = execution.worker_kind == "process" and execution.workers and (batches.view or not images.cached)
+    made = (processes.stream if apart else Batches.stream)(batches, start_step, stop_step)
+    if run.schedule.jpeg_decoder == "nvjpeg":
+        return nvjpeg.decoded(made, images.shape, images.channels, run.device)
+    return processes.on_device(made, run.device)
 
 
 def validate(run: Run, tables: Mapping[str, Images]) -> None:

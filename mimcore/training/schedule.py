@@ -36,6 +36,9 @@ class Schedule(Definition):
     #: Where the crop is taken from: the image, as MAE and torchvision do, or its largest centred part, already resampled
     #: to the model's ``image_size``. The latter is cheap where decoded images fit in memory, and blurs what it enlarges.
     crop_from: Literal["square", "image"] = "square"
+    #: What decodes JPEGs where crops are taken from images: libjpeg-turbo in the workers, or nvJPEG on the GPU, whose pixels
+    #: differ a little (docs/loader.md). Other images, and those on which nvJPEG fails, are decoded on the CPU in both cases.
+    jpeg_decoder: Literal["turbo", "nvjpeg"] = "turbo"
     #: Crops of one image in a batch, side by side (repeated augmentation: Hoffer et al. 2020, section 3). Batches and
     #: lengths count crops; an epoch shows each image once, by so many crops.
     repeated_augmentation: int = Field(1, ge=1)
@@ -62,6 +65,10 @@ class Schedule(Definition):
             raise ValueError(f"crop_scale {self.crop_scale} must be two parts of the image, ascending, in (0, 1]")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise ValueError(f"crop_ratio {self.crop_ratio} must be two positive numbers, ascending")
+        if self.jpeg_decoder == "nvjpeg" and self.crop_from != "image":
+            raise ValueError(
+                "jpeg_decoder 'nvjpeg' decodes for crops out of whole images: set crop_from: image, or leave it out"
+            )
         if self.batch_size % self.repeated_augmentation:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of repeated_augmentation {self.repeated_augmentation}"

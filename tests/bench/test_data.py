@@ -92,7 +92,7 @@ def test_rows_are_those_that_are_trained_on(root: Path) -> None:
         bench.read_sample(root / "none.parquet")
 
 
-@pytest.mark.parametrize("what", [None, "photos", "n16-s0"])
+@pytest.mark.parametrize("what", [None, "photos", "n16", "n16-s0"])
 def test_the_command(root: Path, what: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     done = CliRunner().invoke(app, ["bench-data", *([what] if what else []), "--seconds", "0.6", "--json", "rows.json"])

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -233,11 +234,20 @@ def test_a_dask_cluster_gives_the_same_index(tmp_path: Path, picture: Any, write
         scan(load_pool("p", options, tmp_path), tmp_path / "listings/p.json", adopt=True)
         with pytest.raises(UserError, match=r"2\.tar is cut short or damaged"):
             build(tmp_path, options, "broken", cluster=address)
+        of = {**options, "train": "[!2].tar"}
+        packed = {"format": "packed", "path": "small", "short_side": 16, "of": of, "max_skipped_fraction": 0.5}
+        scan(load_pool("p", packed, tmp_path), tmp_path / "listings/p.json", adopt=True)
+        made = build(tmp_path, packed, "packed-dask", cluster=address)
+        tars = {path: path.read_bytes() for path in (tmp_path / "small").rglob("*.tar")}
+        shutil.rmtree(tmp_path / "small")
+        assert made == build(tmp_path, packed, "packed")
+        assert len(tars) == 4
+        assert tars == {path: path.read_bytes() for path in (tmp_path / "small").rglob("*.tar")}
     assert told == [(number, 5) for number in range(1, 6)]
     monkey = pytest.MonkeyPatch()
     monkey.setattr(parts, "_SCHEDULER_SECONDS", 0.3)
     with pytest.raises(UserError, match=r"index_cluster: no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
-        build(tmp_path, options, "nobody", cluster="tcp://127.0.0.1:9")
+        build(tmp_path, packed, "nobody", cluster="tcp://127.0.0.1:9")
     monkey.undo()
 
 

@@ -191,6 +191,20 @@ def test_training_images_come_through_the_loader(
     assert (pixels[0] == pixels[1]).all()
 
 
+def test_a_bucket_is_packed_as_a_folder_is(
+    tmp_path: Path, bucket: Bucket, tar_pool: dict[str, Any], indexed: Any
+) -> None:
+    bucket.upload(tmp_path / "pool")
+    tables = {}
+    for name, of in (("here", tar_pool), ("there", {**tar_pool, "path": bucket.path})):
+        indexed(tmp_path, name, {"format": "packed", "path": name, "short_side": 16, "of": of})
+        tables[name] = pq.read_table(tmp_path / "artifacts/index" / name / "index.parquet").drop_columns(["shard"])
+    assert tables["here"].equals(tables["there"])
+    one, other = (sorted((tmp_path / name).rglob("*.tar")) for name in ("here", "there"))
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+    assert len(one) > 1
+
+
 def test_a_listing_takes_pages_and_no_request_for_each_object(
     tmp_path: Path, bucket: Bucket, picture: Any, write_tar: Any
 ) -> None:

@@ -1,11 +1,13 @@
 import itertools
 import math
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from botocore.retries.standard import ExponentialBackoff, RetryContext
 from fakes import context, digit_data, encoder
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +61,26 @@ def test_rand_augment_is_timms(tmp_path):
     theirs = [np.asarray(pipeline(Image.fromarray(image.transpose(1, 2, 0)))).transpose(2, 0, 1) for image in images]
     assert np.array_equal(ours, np.stack(theirs))
     assert not np.array_equal(ours, images)
+
+
+def test_augmentation_and_the_waits_before_requests_know_nothing_of_each_other():
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+    augment, end = RandAugment("rand-m9-mstd0.5-inc1", 32, IMAGENET_MEAN), threading.Event()
+    wait = ExponentialBackoff().delay_amount  # with jitter, as botocore sleeps between attempts
+
+    def retries():
+        return [wait(RetryContext(attempt_number=1)) for _ in iter(end.is_set, True)]
+
+    alone = [augment(images, seed) for seed in range(8)]
+    with ThreadPoolExecutor(1) as pool:
+        random.seed(5)
+        waits = pool.submit(retries)
+        beside = [augment(images, seed) for seed in range(8)]
+        end.set()
+    assert np.array_equal(alone, beside)
+    random.seed(5)
+    assert waits.result() == [wait(RetryContext(attempt_number=1)) for _ in waits.result()]
+    assert len(set(waits.result())) > 8
 
 
 def test_erasing_takes_one_rectangle_of_the_share_that_was_asked_for():
