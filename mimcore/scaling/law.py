@@ -54,6 +54,10 @@ class Parameter(NamedTuple):
     of_value: bool = False
 
 
+#: Exponents below this are straight lines in the logarithm over any range that can be measured, and not to be told apart.
+LEAST_EXPONENT = 5e-2
+
+
 class ScalingLaw(ABC):
     """A law: its formula, its variables and parameters, its values and slopes, and where to start looking for it."""
 

@@ -12,6 +12,8 @@ from mimcore.scaling.table import Array
 TOLERANCE = 1e-10
 #: Damping at the first step, and beyond which a fit can go no further.
 DAMPING, STUCK = 1e-3, 1e12
+#: Curvature given to a row beyond Huber's threshold, so that few rows within it still define a step.
+BEYOND = 0.1
 
 
 class Solution(NamedTuple):
@@ -39,12 +41,12 @@ def solve(
     delta: float,
     weights: Array | None = None,
     frozen: NDArray[np.bool_] | None = None,
-    steps: int = 100,
+    steps: int = 400,
 ) -> Solution:
     """Minimise the sum of Huber's losses of log y - log law, for every start or data set of a batch.
 
-    Each step solves the damped normal equations of the iteratively reweighted problem (Holland & Welsch 1977, Marquardt
-    1963) for all fits that have not converged; one that would raise its loss is refused and its damping raised. A
+    Each step solves the damped normal equations with the loss's own curvature (Marquardt 1963; Madsen & Nielsen 1990 for
+    Huber's loss) for all fits that have not converged; one that would raise its loss is refused and its damping raised. A
     coordinate at a bound of its parameter that would leave it stays. All of it is array arithmetic over the batch.
 
     Args:
@@ -71,17 +73,14 @@ def solve(
     residual = log_y - np.log(value)
     loss = huber_loss(residual, delta, weights)
     for _ in range(steps):
-        w = (
-            np.minimum(1.0, delta / np.maximum(np.abs(residual), 1e-300))
-            if np.isfinite(delta)
-            else np.ones_like(residual)
-        )
+        # The curvature of Huber's loss: that of squares within the threshold, next to none beyond.
+        pull = np.clip(residual, -delta, delta)
+        curved = np.where(np.abs(residual) <= delta, 1.0, BEYOND)
         if weights is not None:
-            w = w * weights[rows]
+            pull, curved = pull * weights[rows], curved * weights[rows]
         jacobian = np.moveaxis(slope, 0, 1)  # (R, P, N)
-        weighted = jacobian * w[:, None, :]
-        gradient = np.einsum("rpn,rn->rp", weighted, residual)
-        hessian = weighted @ np.swapaxes(jacobian, 1, 2)
+        gradient = np.einsum("rpn,rn->rp", jacobian, pull)
+        hessian = (jacobian * curved[:, None, :]) @ np.swapaxes(jacobian, 1, 2)
         here = u[rows]
         held = fixed[rows] | ((here <= low) & (gradient < 0)) | ((here >= high) & (gradient > 0))
         gradient[held] = 0.0
@@ -96,7 +95,7 @@ def solve(
         done = better & (gained <= TOLERANCE * loss[rows] + 1e-300)
         u[rows[better]] = tried[better]
         loss[rows[better]] = new_loss[better]
-        damping[rows] = np.where(better, damping[rows] * 0.1, damping[rows] * 8.0)
+        damping[rows] = np.where(better, damping[rows] * 0.3, damping[rows] * 3.0)
         stuck = damping[rows] > STUCK
         converged[rows[done | stuck]] = True
         keep = ~(done | stuck)

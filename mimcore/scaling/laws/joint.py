@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mimcore.scaling.law import Numbers, Parameter, ScalingLaw, Variable, Variables, project
+from mimcore.scaling.law import LEAST_EXPONENT, Numbers, Parameter, ScalingLaw, Variable, Variables, project
 from mimcore.scaling.table import Array
 
 #: Exponents that starts are made of.
@@ -29,11 +29,11 @@ class Law(ScalingLaw):
     parameters = (
         Parameter("floor", "value", 1e-6, 10, of_value=True),
         Parameter("A", "value * parameters ** alpha", 1e-9, 1e6, of_value=True),
-        Parameter("alpha", "1", 1e-3, 5),
+        Parameter("alpha", "1", LEAST_EXPONENT, 5),
         Parameter("B", "value * images ** beta", 1e-9, 1e6, of_value=True),
-        Parameter("beta", "1", 1e-3, 5),
+        Parameter("beta", "1", LEAST_EXPONENT, 5),
         Parameter("C", "value * images ** gamma", 1e-9, 1e6, of_value=True),
-        Parameter("gamma", "1", 1e-3, 5),
+        Parameter("gamma", "1", LEAST_EXPONENT, 5),
     )
 
     def predict(self, parameters: Numbers, variables: Variables) -> Numbers:

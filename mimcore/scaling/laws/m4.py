@@ -47,7 +47,13 @@ class Law(ScalingLaw):
         value = floor + span * share
         left = 1 - share
         along = span * share * left / (left + a * share)  # along the logarithm of B
-        parts = (np.broadcast_to(floor, value.shape), span * share, along, -c * n * along, a * np.log(left) * along)
+        parts = (
+            np.broadcast_to(floor, value.shape),
+            span * share,
+            along,
+            -c * n * along,
+            a * np.log(np.maximum(left, 1e-300)) * along,
+        )
         return value, np.stack(parts) / value
 
     def starts(self, variables: Variables, y: Array) -> Array:

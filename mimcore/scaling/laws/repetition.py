@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mimcore.scaling.law import Numbers, Parameter, ScalingLaw, Variable, Variables, project
+from mimcore.scaling.law import LEAST_EXPONENT, Numbers, Parameter, ScalingLaw, Variable, Variables, project
 from mimcore.scaling.table import Array
 
 #: What starts are made of: exponents of model and data, the worth of repetitions, the steepness of memorising, and which
@@ -41,9 +41,9 @@ class Law(ScalingLaw):
     parameters = (
         Parameter("floor", "value", 1e-6, 10, of_value=True),
         Parameter("A", "value * parameters ** alpha", 1e-9, 1e6, of_value=True),
-        Parameter("alpha", "1", 1e-2, 5),
+        Parameter("alpha", "1", LEAST_EXPONENT, 5),
         Parameter("B", "value * images ** beta", 1e-9, 1e6, of_value=True),
-        Parameter("beta", "1", 1e-2, 5),
+        Parameter("beta", "1", LEAST_EXPONENT, 5),
         Parameter("R", "epochs", 1e-1, 1e5),
         Parameter("rise", "value", 1e-5, 1e2, of_value=True),
         Parameter("memory", "parameters / image", 1e-8, 1e8),
