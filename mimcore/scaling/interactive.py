@@ -38,7 +38,7 @@ def page(title: str, figures: Sequence[Mapping[str, Any]]) -> str:
         )
     # A name in the data cannot end the script: no tag can begin in it.
     told = json.dumps(specs, sort_keys=True).replace("<", "\\u003c")
-    library = vl_convert.javascript_bundle(snippet=None).replace("</script", "<\\/script")
+    library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
     draw = f"const specs = {told};\nfor (const name in specs) vegaEmbed('#' + name, specs[name], {{actions: false, renderer: 'svg'}});"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
