@@ -16,7 +16,7 @@ from altair.utils.schemapi import debug_mode
 from markupsafe import Markup
 
 from mimcore import artifacts
-from mimcore.scaling import interactive, outlook_figures, tables, words
+from mimcore.scaling import alike, interactive, outlook_figures, tables, words
 from mimcore.scaling.drawing import Key, Panel, board, inline, save_png, swatch
 from mimcore.scaling.forecasts import judge, read_forecasts
 from mimcore.scaling.numbers import count, duration, interval, measured, number, short
@@ -139,6 +139,20 @@ def _figures(drawn: Figures, folder: Path) -> tuple[list[dict[str, Any]], list[s
             drawn.keys(),
         ),
     ]
+    pairs = alike.alike(drawn.runs, drawn.fitted["options"]["margin"])
+    if pairs:
+        same = sum(pair.test.equivalent for pair in pairs)
+        plan.append(
+            (
+                "equivalence",
+                "Does it matter how the images are drawn?",
+                f"Subsets of as many images, paired by seed: 90 % intervals of the difference, and the margin of {pairs[0].margin:g} % "
+                f"within which it would not matter (the fit's option 'margin'). {same} of {len(pairs)} pairs are shown to be equivalent "
+                "(two one-sided tests at 5 %); an interval that leaves the margin shows neither sameness nor, if it covers zero, a difference.",
+                alike.figure(pairs),
+                [],
+            )
+        )
     unsaid = []
     for objective in drawn.objectives:
         one = outlook(drawn.runs, objective, drawn.fitted["options"]["confidence"])
