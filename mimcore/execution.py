@@ -3,7 +3,7 @@
 import ctypes
 import os
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,13 @@ class Execution(Definition):
     index_workers: int = Field(0, ge=0)
     #: Address of a Dask scheduler whose workers look at shards instead, such as ``tcp://host:8786``.
     index_cluster: str | None = None
+    #: Images of a step that go through the model at once; ``auto`` takes what fits into memory. The batch and its result stay the
+    #: same, up to rounding.
+    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    #: Compute activations again for the backward pass instead of keeping them: a third more work, far less memory.
+    activation_checkpointing: bool = False
+    #: Compile the model: ``default``, or ``reduce-overhead`` with CUDA graphs for small models on a GPU (docs/training.md).
+    compile: Literal["off", "default", "reduce-overhead"] = "off"
     #: Seconds between checkpoints of a run in progress.
     checkpoint_seconds: float = Field(60, gt=0)
 

@@ -75,7 +75,7 @@ def _priced(study: Study, stages: "list[Stage]", gpu: str | None, utilisation: f
     known = read_json(PROBES) if PROBES.is_file() else {}
     about = machine(device)
     here = known.setdefault(digest(about)[:16], {"machine": about, "times": {}})
-    timed = Probe(device, here["times"], study.execution.workers)
+    timed = Probe(device, here["times"], study.execution)
     if probe:
         with Phases("plan", unit="timings") as progress:
             timed.run(stages, progress)

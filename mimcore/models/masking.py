@@ -4,18 +4,20 @@ import torch
 from torch import Generator, Tensor
 
 
-def random_masking(batch: int, patches: int, mask_ratio: float, generator: Generator) -> tuple[Tensor, int]:
-    """Hide a random part of the patches, another one in each image (He et al. 2022, section 3, 'simple implementation').
+def kept_patches(patches: int, mask_ratio: float) -> int:
+    """How many of an image's patches are kept: ``int(N * (1 - mask_ratio))``, as in MAE's released code, at least one."""
+    return max(1, int(patches * (1 - mask_ratio)))
+
+
+def random_order(batch: int, patches: int, generator: Generator) -> Tensor:
+    """Order the patches at random, in each image anew (He et al. 2022, section 3, 'simple implementation').
 
     Args:
         batch: images, B.
         patches: patches of an image, N.
-        mask_ratio: part that is hidden; ``int(N * (1 - mask_ratio))`` patches are kept, as in the released code.
         generator: where the randomness comes from; the result lies on its device.
 
     Returns:
-        A random order of the patches, int64 ``(B, N)``, and how many of its first entries are kept.
+        A random order of the patches, int64 ``(B, N)``; whatever is kept comes first in it.
     """
-    kept = max(1, int(patches * (1 - mask_ratio)))
-    noise = torch.rand(batch, patches, generator=generator, device=generator.device)
-    return noise.argsort(dim=1), kept
+    return torch.rand(batch, patches, generator=generator, device=generator.device).argsort(dim=1)

@@ -3,13 +3,16 @@
 He et al. 2022, 'Masked Autoencoders Are Scalable Vision Learners', section 3.
 """
 
+import math
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
 from mimcore.definition import Definition
 from mimcore.models.decoder import Decoder
 from mimcore.models.encoder import Encoder
-from mimcore.models.masking import random_masking
+from mimcore.models.masking import kept_patches, random_order
 from mimcore.models.patches import encode_patches, normalize_patches, patchify
 
 
@@ -41,11 +44,16 @@ class Objective(nn.Module):
     Shapes: B batch, N patches of the image, K kept, M = N - K masked, D encoder width, P values of a patch.
     """
 
+    #: The loss is a mean over images, each with as many masked patches: micro-batches of it weigh by their images.
+    whole_batch: ClassVar[bool] = False
+
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__()
         self.encoder = encoder.module
         self.config = config
         self.patch_size = encoder.patch_size
+        self.patches = math.prod(self.encoder.patch_embed.grid_size)
+        self.kept = kept_patches(self.patches, config.mask_ratio)
         self.decoder = Decoder(
             encoder_width=self.encoder.embed_dim,
             width=config.decoder_embed_dim,
@@ -55,32 +63,44 @@ class Objective(nn.Module):
             outputs=self.patch_size**2 * encoder.channels,
         )
 
-    def forward(self, images: Tensor, generator: Generator) -> dict[str, Tensor]:
+    def draw(self, batch: int, generator: Generator) -> Tensor:
+        """Draw the masks of a batch, a row per image; a part of the batch takes its rows of it.
+
+        Args:
+            batch: images, B.
+            generator: where the randomness comes from; a CPU generator gives the same masks on every device.
+
+        Returns:
+            The order of the patches of each image, kept ones first, int64 ``(B, N)``, on the generator's device.
+        """
+        return random_order(batch, self.patches, generator)
+
+    def forward(self, images: Tensor, drawn: Tensor) -> dict[str, Tensor]:
         """Mean squared error over the masked patches.
 
         Args:
             images: normalised, float ``(B, C, H, W)``.
-            generator: draws the masks; a CPU generator gives the same masks on every device.
+            drawn: rows of what ``draw`` returned, int64 ``(B, N)``.
 
         Returns:
             ``{"loss": float32 scalar}``.
         """
-        patches, target, order, kept = self._prepare(images, generator)
-        prediction = self._predict(patches, order, kept)  # (B, M, P)
-        masked = order[:, kept:]
+        patches, target, order = self._prepare(images, drawn)
+        prediction = self._predict(patches, order)  # (B, M, P)
+        masked = order[:, self.kept :]
         target = target.gather(1, masked.unsqueeze(-1).expand(-1, -1, target.shape[-1]))
         return {"loss": (prediction.float() - target).square().mean()}
 
-    def reconstruct(self, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, images: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Fill in the hidden patches, for a picture.
 
         Returns:
             Normalised pixels: the input with the hidden patches at zero, and with the predicted ones put in; each
             ``(B, C, H, W)``. With ``norm_pix_loss`` the prediction is given the true patch's mean and variance.
         """
-        patches, _, order, kept = self._prepare(images, generator)
-        prediction = self._predict(patches, order, kept).float()
-        masked = order[:, kept:].unsqueeze(-1).expand(-1, -1, patches.shape[-1])
+        patches, _, order = self._prepare(images, drawn)
+        prediction = self._predict(patches, order).float()
+        masked = order[:, self.kept :].unsqueeze(-1).expand(-1, -1, patches.shape[-1])
         if self.config.norm_pix_loss:
             true = patches.float().gather(1, masked)
             prediction = prediction * (true.var(-1, keepdim=True) + 1e-6).sqrt() + true.mean(-1, keepdim=True)
@@ -90,15 +110,14 @@ class Objective(nn.Module):
             pictures.append(patchify(filled, self.patch_size, inverse=images.shape[-2:]))
         return pictures[0], pictures[1]
 
-    def _prepare(self, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor, int]:
+    def _prepare(self, images: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         patches = patchify(images, self.patch_size)  # (B, N, P)
         target = patches.float()
         if self.config.norm_pix_loss:
             target = normalize_patches(target)
-        order, kept = random_masking(patches.shape[0], patches.shape[1], self.config.mask_ratio, generator)
-        return patches, target, order.to(images.device), kept
+        return patches, target, drawn.to(images.device)
 
-    def _predict(self, patches: Tensor, order: Tensor, kept: int) -> Tensor:
-        tokens = encode_patches(self.encoder, patches, order[:, :kept])  # (B, prefix + K, D)
-        prediction: Tensor = self.decoder(tokens, order, kept)
+    def _predict(self, patches: Tensor, order: Tensor) -> Tensor:
+        tokens = encode_patches(self.encoder, patches, order[:, : self.kept])  # (B, prefix + K, D)
+        prediction: Tensor = self.decoder(tokens, order, self.kept)
         return prediction

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,11 @@ from mimcore.evaluation.task import Context, Data
 from mimcore.models import encoder as encoders
 from mimcore.plan.work import Stage, fixed_images
 from mimcore.training.state import Run, start_run
-from mimcore.training.step import train_step
+from mimcore.training.step import speed_up, train_step
 from mimcore.training.validation import fixed_loss
+
+if TYPE_CHECKING:
+    from mimcore.execution import Execution
 
 #: What each verb's process loads before it works.
 LOADS = {
@@ -56,8 +59,8 @@ Tell = Callable[[str, int, int], None]
 class Probe:
     """Times kept by what they are times of, so that nothing is timed twice; ``times`` can be stored and given again."""
 
-    def __init__(self, device: torch.device, times: dict[str, Any], workers: int) -> None:
-        self.device, self.times, self.workers = device, times, workers
+    def __init__(self, device: torch.device, times: dict[str, Any], execution: "Execution") -> None:
+        self.device, self.times, self.execution = device, times, execution
 
     def seconds(self, stage: Stage) -> float | None:
         """How long a stage takes; None where it has not been timed."""
@@ -98,6 +101,7 @@ class Probe:
         run = start_run({**(stage.definition or {}), "seed": "s0"}, self.device)
         images = _noise(run.schedule.batch_size, run.encoder.image_size, run.encoder.channels)
         batch = torch.from_numpy(images)
+        speed_up(run, self.execution, batch[:2])
         step = self._time(lambda: train_step(run, batch), WARM_STEPS)
         table = _Table(images, {})
         fixed = self._time(lambda: self._validate(run, table), 1) / len(table)
@@ -138,7 +142,7 @@ class Probe:
 
             subjects.append(Pixels(encoder.image_size, encoder.channels))
         with tempfile.TemporaryDirectory() as folder:
-            context = Context(self.device, 0, Path(folder), workers=self.workers)
+            context = Context(self.device, 0, Path(folder), workers=self.execution.workers)
             begun = time.perf_counter()
             for subject in subjects:
                 task.evaluate(subject, config, Data(first, second, _CLASSES, _CLASSES), context)

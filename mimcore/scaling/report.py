@@ -148,7 +148,8 @@ def _figures(drawn: Figures, folder: Path) -> tuple[list[dict[str, Any]], list[s
                 "Does it matter how the images are drawn?",
                 f"Subsets of as many images, paired by seed: 90 % intervals of the difference, and the margin of {pairs[0].margin:g} % "
                 f"within which it would not matter (the fit's option 'margin'). {same} of {len(pairs)} pairs are shown to be equivalent "
-                "(two one-sided tests at 5 %); an interval that leaves the margin shows neither sameness nor, if it covers zero, a difference.",
+                "(two one-sided tests at 5 %); an interval that leaves the margin "
+                "shows neither sameness nor, if it covers zero, a difference.",
                 alike.figure(pairs),
                 [],
             )

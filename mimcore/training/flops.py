@@ -31,7 +31,7 @@ class Cost:
     params: int
 
 
-def training_flops_per_image(objective: torch.nn.Module, encoder: Encoder, images: torch.Tensor) -> float:
+def training_flops_per_image(objective: Any, encoder: Encoder, images: torch.Tensor) -> float:
     """Count the matrix products of forward and backward for one image (a multiply-add counts as two).
 
     Element-wise work and the optimiser are left out. Attention counts with its matrix products.
@@ -41,8 +41,9 @@ def training_flops_per_image(objective: torch.nn.Module, encoder: Encoder, image
         encoder: normalises.
         images: uint8 ``(B, 3, H, W)``; two are enough, as the count is linear in the batch.
     """
+    drawn = objective.draw(len(images), generator("flops", "mask"))
     with FlopCounterMode(display=False) as counter:
-        objective(encoder.normalize(images), generator("flops", "mask"))["loss"].backward()
+        objective(encoder.normalize(images), drawn)["loss"].backward()
     objective.zero_grad(set_to_none=True)
     return float(counter.get_total_flops() / len(images))
 
@@ -64,8 +65,9 @@ def trace(model: Mapping[str, Any], objective: Mapping[str, Any]) -> Cost:
         target = module.Objective(encoder, resolve(module.Config, options, "objectives"))
         images = torch.empty(1, encoder.channels, *encoders.sides(encoder.image_size), dtype=torch.uint8)
     training = training_flops_per_image(target, encoder, images)
+    drawn = target.draw(1, generator("flops", "mask"))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        target(encoder.normalize(images), generator("flops", "mask"))
+        target(encoder.normalize(images), drawn)
     return Cost(
         training=training,
         forward=float(counter.get_total_flops()),

@@ -15,7 +15,11 @@ from mimcore.training.randomness import generator
 class Reconstructs(Protocol):
     """An objective that can show what it predicts."""
 
-    def reconstruct(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        """The masks of a batch, a row per image."""
+        ...
+
+    def reconstruct(self, images: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """The input with the hidden part blank, and filled in; normalised, ``(B, C, H, W)``."""
         ...
 
@@ -30,13 +34,13 @@ def save_reconstructions(file: Path, objective: Reconstructs, encoder: Encoder, 
 
     Args:
         file: where to write the PNG.
-        objective: has ``reconstruct(images, generator)``.
+        objective: has ``draw`` and ``reconstruct(images, drawn)``.
         encoder: normalises, and says how to undo it.
         images: uint8 ``(B, C, H, W)``.
     """
     objective.train(False)
     normalized = encoder.normalize(images)
-    hidden, filled = objective.reconstruct(normalized, generator("picture", "mask"))
+    hidden, filled = objective.reconstruct(normalized, objective.draw(len(images), generator("picture", "mask")))
     rows = [_to_uint8(part, encoder) for part in (normalized, hidden, filled)]
     scale = max(1, 96 // max(images.shape[-2:]))
     gap = 4

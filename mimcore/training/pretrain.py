@@ -24,7 +24,7 @@ from mimcore.training.checkpoint import load_checkpoint, save_checkpoint, scratc
 from mimcore.training.flops import training_flops_per_image
 from mimcore.training.picture import save_reconstructions
 from mimcore.training.state import Run, start_run
-from mimcore.training.step import train_step
+from mimcore.training.step import speed_up, train_step
 from mimcore.training.validation import fixed_loss
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def pretrain(
         }
         first = torch.from_numpy(train.get(np.arange(min(2, len(train))))).to(device)
         flops = training_flops_per_image(run.objective, run.encoder, first)
+        speed_up(run, execution, first)
         state = load_checkpoint(folder)
         if state is not None:
             run.restore(state)
@@ -169,7 +170,7 @@ def validate(run: Run, tables: Mapping[str, Images]) -> None:
     """
     seen = run.step * run.schedule.batch_size
     rate = run.schedule.learning_rate(max(run.step - 1, 0))
-    losses = {"train": float(run.loss_sum) / run.loss_steps} if run.loss_steps else {}
+    losses = {"train": float(run.loss_sum / run.loss_steps)} if run.step else {}
     for split, images in tables.items():
         losses[split] = fixed_loss(run.objective, run.encoder, images, run.device, run.schedule.precision)
     for split, loss in losses.items():
@@ -181,7 +182,7 @@ def validate(run: Run, tables: Mapping[str, Images]) -> None:
         norm = float(run.gradient_norm) if split == "train" else None
         rate_ = rate if split == "train" else None
         run.curve.append({"images_seen": seen, "split": split, "loss": loss, "learning_rate": rate_, "grad_norm": norm})
-    run.loss_sum, run.loss_steps = torch.zeros((), device=run.device), 0
+    run.loss_sum, run.loss_steps = torch.zeros_like(run.loss_sum), torch.zeros_like(run.loss_steps)
 
 
 def summarize(run: Run, definition: Mapping[str, Any], unique_images: int, flops_per_image: float) -> dict[str, Any]:

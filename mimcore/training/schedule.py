@@ -1,11 +1,11 @@
 """A schedule: how long, how fast, with which images. Lengths are in images seen; ``Schedule.steps`` converts."""
 
-import math
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from mimcore.definition import Definition
+from mimcore.training import rates
 
 
 class Schedule(Definition):
@@ -18,15 +18,44 @@ class Schedule(Definition):
     images_seen: int = Field(ge=1)
     #: Images per optimiser step, over all devices.
     batch_size: int = Field(4096, ge=1)
-    #: Learning rate for a batch of 256; the rate used is ``base_learning_rate * batch_size / 256`` (table 8; Goyal et al. 2017).
+    #: Learning rate for a batch of ``learning_rate_batch``.
     base_learning_rate: float = Field(1.5e-4, gt=0)
-    #: The cosine ends here; a learning rate, not scaled by the batch.
+    #: The batch that it is for: 256 in MAE (table 8), 512 in SimMIM's released code.
+    learning_rate_batch: int = Field(256, ge=1)
+    #: How the rate follows the batch: in proportion (Goyal et al. 2017; what MAE and SimMIM do), or with its square root,
+    #: which keeps Adam's noise the same (Malladi et al. 2022, 'On the SDEs and scaling rules for adaptive gradient
+    #: algorithms', definition 5.2; it also scales betas and eps, which stay as they are here).
+    learning_rate_rule: Literal["batch_linear", "batch_sqrt"] = "batch_linear"
+    #: The encoder width that ``base_learning_rate`` was found at. Where it is given, the rate of the encoder's linear
+    #: layers is multiplied by it over the model's width (Yang et al. 2022, 'Tensor Programs V', table 3, hidden weights
+    #: under Adam; Everett et al. 2024 find that rates by layer transfer in the standard parameterisation too).
+    learning_rate_width: int | None = Field(None, ge=1)
+    #: Where the decay ends; a learning rate, not scaled by the batch.
     min_learning_rate: float = Field(0.0, ge=0)
+    #: Where the warmup starts; a learning rate, not scaled by the batch.
+    warmup_learning_rate: float = Field(0.0, ge=0)
     #: Linear warmup, images (40 of 800 epochs in table 8: a twentieth of the run).
     warmup_images: int = Field(ge=0)
+    #: From the peak down: half a cosine over the whole run (MAE); by ``gamma`` at each of ``milestones`` (SimMIM,
+    #: 800 epochs); or ``wsd``, a constant rate that falls within the last ``decay_images``.
+    decay: Literal["cosine", "multistep", "wsd"] = "cosine"
+    #: Of ``multistep``: images seen at which the rate is multiplied by ``gamma``, ascending.
+    milestones: tuple[int, ...] = ()
+    gamma: float = Field(0.1, gt=0, lt=1)
+    #: Of ``wsd``: length of the decay, images (a tenth to a fifth of the run: Hu et al. 2024, section 4; Hägele et al. 2024).
+    decay_images: int | None = Field(None, ge=0)
     #: AdamW's decay, for matrices only: neither biases nor norms.
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
+    #: AdamW's epsilon.
+    eps: float = Field(1e-8, gt=0)
+    #: Gradients are scaled down to this L2 norm; None leaves them (MAE), SimMIM clips at 5.
+    clip_grad: float | None = Field(None, gt=0)
+    #: Decay per step of an exponential moving average of the weights (Polyak & Juditsky 1992; Kingma & Ba 2015, section 7.2). Where
+    #: it is given, validation losses are those of the average, and the average is the run's encoder.
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    #: Steps in a row without a finite gradient, which change no weight, before the run stops.
+    max_skipped: int = Field(10, ge=1)
     #: Arithmetic of matrix products; weights, norms and losses are float32 in both.
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     #: Area of the random crop, part of the image (table 8: RandomResizedCrop with (0.2, 1)).
@@ -77,19 +106,51 @@ class Schedule(Definition):
             raise ValueError(f"validations {self.validations} is more than the {self.steps} steps of the run")
         return self
 
+    @model_validator(mode="after")
+    def _decays(self) -> "Schedule":
+        for field, decay in (("milestones", "multistep"), ("gamma", "multistep"), ("decay_images", "wsd")):
+            if field in self.model_fields_set and self.decay != decay:
+                raise ValueError(f"{field} is an option of 'decay: {decay}', but decay is '{self.decay}'")
+        inside = [self.warmup_images, *self.milestones, self.images_seen]
+        if self.decay == "multistep" and (
+            not self.milestones or any(a >= b for a, b in zip(inside, inside[1:], strict=False))
+        ):
+            raise ValueError(
+                f"milestones {list(self.milestones)} must ascend between warmup_images {self.warmup_images} and "
+                f"images_seen {self.images_seen}"
+            )
+        if self.decay == "wsd":
+            stable = self.images_seen - self.warmup_images
+            if self.decay_images is None or self.decay_images > stable or self.decay_images % self.batch_size:
+                raise ValueError(
+                    f"decay_images {self.decay_images} must be a whole number of batches of {self.batch_size}, and no more "
+                    f"than the {stable} images after the warmup"
+                )
+        return self
+
     @property
     def steps(self) -> int:
         """Optimiser steps of the run."""
         return self.images_seen // self.batch_size
 
+    @property
+    def peak(self) -> float:
+        """The learning rate after the warmup."""
+        batches = self.batch_size / self.learning_rate_batch
+        return self.base_learning_rate * (batches if self.learning_rate_rule == "batch_linear" else batches**0.5)
+
     def learning_rate(self, step: int) -> float:
-        """Learning rate of a step: linear warmup, then half a cosine (Loshchilov & Hutter 2017; MAE's released code)."""
-        peak = self.base_learning_rate * self.batch_size / 256
+        """Learning rate of a step: linear warmup, then the decay."""
         seen = step * self.batch_size
         if seen < self.warmup_images:
-            return peak * seen / self.warmup_images
-        progress = (seen - self.warmup_images) / (self.images_seen - self.warmup_images)
-        return self.min_learning_rate + (peak - self.min_learning_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+            start = self.warmup_learning_rate
+            return start + (self.peak - start) * seen / self.warmup_images
+        if self.decay == "multistep":
+            return rates.multistep(seen, self.peak, self.min_learning_rate, self.milestones, self.gamma)
+        if self.decay == "wsd":
+            start = self.images_seen - (self.decay_images or 0)
+            return rates.one_minus_sqrt(seen, self.peak, self.min_learning_rate, start, self.images_seen)
+        return rates.cosine(seen, self.peak, self.min_learning_rate, self.warmup_images, self.images_seen)
 
     def validation_steps(self) -> list[int]:
         """Numbers of finished steps after which to validate: 0, then ``validations`` more, the last at the end."""

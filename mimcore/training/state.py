@@ -13,6 +13,9 @@ from mimcore.training.optimizer import build_optimizer
 from mimcore.training.randomness import derive
 from mimcore.training.schedule import Schedule
 
+#: Scalars of a run that are kept on its device, so that no step waits for it.
+_ON_DEVICE = ("loss_sum", "loss_steps", "gradient_norm", "skipped", "skipped_in_a_row")
+
 
 @dataclass
 class Run:
@@ -24,12 +27,23 @@ class Run:
     schedule: Schedule
     seed: str
     device: torch.device
+    #: What a step calls: the objective, or what was made of it for speed.
+    replica: Any
+    #: Images of a step that go through the model at once.
+    micro_batch: int
     step: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     #: Sum of the training losses since the last point of the curve, and of how many steps.
     loss_sum: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
-    loss_steps: int = 0
+    loss_steps: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     gradient_norm: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    #: Steps that changed no weight, as their gradient was not finite: in all, and in a row up to now; int64 scalars.
+    skipped: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    skipped_in_a_row: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+
+    def __post_init__(self) -> None:
+        for name in _ON_DEVICE:
+            setattr(self, name, getattr(self, name).to(self.device))
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on, bit for bit."""
@@ -38,9 +52,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "curve": self.curve,
-            "loss_sum": self.loss_sum,
-            "loss_steps": self.loss_steps,
-            "gradient_norm": self.gradient_norm,
+            **{name: getattr(self, name) for name in _ON_DEVICE},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -48,8 +60,8 @@ class Run:
         self.objective.load_state_dict(state["objective"], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.curve = state["step"], state["curve"]
-        self.loss_sum, self.loss_steps = state["loss_sum"].to(self.device), state["loss_steps"]
-        self.gradient_norm = state["gradient_norm"].to(self.device)
+        for name in _ON_DEVICE:
+            setattr(self, name, state[name].to(self.device))
 
 
 def start_run(definition: Mapping[str, Any], device: torch.device) -> Run:
@@ -64,4 +76,4 @@ def start_run(definition: Mapping[str, Any], device: torch.device) -> Run:
     encoders.place(objective, device)
     objective.train()
     optimizer = build_optimizer(objective, schedule)
-    return Run(encoder, objective, optimizer, schedule, seed, device)
+    return Run(encoder, objective, optimizer, schedule, seed, device, objective, schedule.batch_size)

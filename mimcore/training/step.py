@@ -1,36 +1,159 @@
-"""One optimiser step."""
+"""One optimiser step: augment, forward and backward in micro-batches, update; nothing here waits for the device."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+from torch.utils.checkpoint import checkpoint
 
 from mimcore.data.crops import random_flip, random_resized_crop
+from mimcore.errors import UserError
+from mimcore.training.memory import fitting_micro_batch
 from mimcore.training.optimizer import set_learning_rate
 from mimcore.training.randomness import derive, generator
 from mimcore.training.state import Run
 from mimcore.training.validation import autocast
 
+if TYPE_CHECKING:
+    from mimcore.execution import Execution
 
-def train_step(run: Run, images: torch.Tensor) -> None:
+
+def speed_up(run: Run, execution: "Execution", images: Tensor) -> None:
+    """Apply what changes only the speed: checkpointing of activations, the micro-batch, the compiler.
+
+    Args:
+        run: is changed.
+        execution: says what to do.
+        images: a few of the training images, uint8 ``(B, C, H, W)``, to measure the memory of one with.
+
+    Raises:
+        UserError: an option does not go with the objective or this machine.
+    """
+    if execution.activation_checkpointing:
+        checkpoint_blocks(run.objective)
+    batch, whole = run.schedule.batch_size, run.objective.whole_batch
+    if execution.micro_batch != "auto":
+        run.micro_batch = min(execution.micro_batch, batch)
+    elif not whole:
+        run.micro_batch = fitting_micro_batch(run, images, batch)
+    if whole and run.micro_batch < batch:
+        raise UserError(
+            f"execution.micro_batch: {run.micro_batch} is less than the batch of {batch}, and the loss of this objective "
+            "needs the whole batch at once; leave it at 'auto', or lower batch_size in the run's schedule."
+        )
+    if execution.compile != "off":
+        run.replica = compiled(run.replica, execution.compile, run.device)
+
+
+def checkpoint_blocks(objective: nn.Module) -> None:
+    """Keep only the inputs of transformer blocks and compute them again for the backward pass (Chen et al. 2016, section 3)."""
+    for part in objective.modules():
+        if isinstance(blocks := getattr(part, "blocks", None), nn.ModuleList | nn.Sequential):
+            for block in blocks:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def compiled(objective: Any, mode: str, device: torch.device) -> Callable[..., dict[str, Tensor]]:
+    """The objective's forward, compiled for fixed shapes by torch (a backward follows from it).
+
+    Raises:
+        UserError: a CPU's compiled code needs a C++ compiler, and there is none.
+    """
+    if device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except (InvalidCxxCompiler, RuntimeError):
+            raise UserError(
+                f"execution.compile: '{mode}' needs a C++ compiler on a CPU; install g++, or set it to 'off'."
+            ) from None
+    made: Callable[..., dict[str, Tensor]] = torch.compile(objective, dynamic=False, mode=mode)
+    return made
+
+
+def train_step(run: Run, images: Tensor) -> None:
     """One optimiser step.
+
+    A step whose loss or gradient is not finite changes no weight and is counted in ``run.skipped``, on the device.
 
     Args:
         run: is changed.
         images: uint8 ``(B, C, H, W)``.
     """
-    schedule, step = run.schedule, run.step
-    set_learning_rate(run.optimizer, schedule.learning_rate(step))
-    torch.manual_seed(derive(run.seed, "layers", step))  # drop path and dropout draw from the global generator
-    images, draws = images.to(run.device), generator(run.seed, "augment", step)
+    set_learning_rate(run.optimizer, run.schedule.learning_rate(run.step))
+    with record_function("augment"):
+        pixels = augmented(run, images.to(run.device))
+    drawn = run.objective.draw(len(images), generator(run.seed, "mask", run.step)).to(run.device, non_blocking=True)
+    loss = backward(run, pixels, drawn)
+    with record_function("optimiser"):
+        update(run, loss)
+    run.step += 1
+
+
+def augmented(run: Run, images: Tensor) -> Tensor:
+    """Crop and flip at random, and normalise: float32 ``(B, C, H, W)``."""
+    schedule, draws = run.schedule, generator(run.seed, "augment", run.step)
     if schedule.crop_from == "image":
         pixels = random_flip(images, draws) if schedule.horizontal_flip else images
     else:
         pixels = random_resized_crop(images, schedule.crop_scale, schedule.crop_ratio, schedule.horizontal_flip, draws)
-    with autocast(run.device, schedule.precision):
-        loss = run.objective(run.encoder.normalize(pixels), generator(run.seed, "mask", step))["loss"]
-    loss.backward()
+    return run.encoder.normalize(pixels)
+
+
+def backward(run: Run, pixels: Tensor, drawn: Tensor) -> Tensor:
+    """Leave the batch's gradients in the parameters and return its loss, float32 scalar.
+
+    Where a GPU's memory runs out, the micro-batch is halved, for good, and the batch is begun again.
+
+    Raises:
+        UserError: not even one image fits, or the objective needs the whole batch.
+    """
+    while True:
+        torch.manual_seed(derive(run.seed, "layers", run.step))  # drop path and dropout draw from the global generator
+        try:
+            return accumulate(run, pixels, drawn)
+        except torch.OutOfMemoryError:
+            pass  # the error holds tensors: they are free only out here
+        run.optimizer.zero_grad(set_to_none=True)
+        if run.micro_batch == 1 or run.objective.whole_batch:
+            raise UserError(
+                f"the {run.device} has too little memory for {run.micro_batch} images of this model at once; set "
+                "execution.activation_checkpointing, or take a smaller model or image_size."
+            )
+        run.micro_batch = (min(run.micro_batch, len(pixels)) + 1) // 2
+        if run.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def accumulate(run: Run, pixels: Tensor, drawn: Tensor) -> Tensor:
+    """Sum the gradients of the micro-batches, each with the weight of its images."""
+    total = torch.zeros((), device=run.device)
+    for part, rows in zip(pixels.split(run.micro_batch), drawn.split(run.micro_batch), strict=True):
+        with record_function("forward"), autocast(run.device, run.schedule.precision):
+            loss = run.replica(part, rows)["loss"] * (len(part) / len(pixels))
+        with record_function("backward"):
+            loss.backward()
+        total = total + loss.detach()
+    return total
+
+
+def update(run: Run, loss: Tensor) -> None:
+    """Clip, update and count; the fused optimiser takes ``found_inf`` and ``grad_scale`` as it does from ``GradScaler``."""
     gradients = [p.grad for p in run.objective.parameters() if p.grad is not None]
-    run.gradient_norm = torch.nn.utils.get_total_norm(gradients)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    lost = ~torch.isfinite(norm + loss)
+    run.optimizer.found_inf = lost.float()  # type: ignore[attr-defined]
+    if run.schedule.clip_grad is not None:
+        run.optimizer.grad_scale = (norm / run.schedule.clip_grad).clamp(min=1)  # type: ignore[attr-defined]
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
-    run.loss_sum = run.loss_sum + loss.detach()
-    run.loss_steps += 1
-    run.step += 1
+    run.gradient_norm = norm
+    run.loss_sum = run.loss_sum + torch.where(lost, 0.0, loss)
+    run.loss_steps = run.loss_steps + ~lost
+    run.skipped = run.skipped + lost
+    run.skipped_in_a_row = torch.where(lost, run.skipped_in_a_row + 1, 0)

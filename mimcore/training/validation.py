@@ -1,12 +1,11 @@
 """Validation loss: fixed images, fixed masks, no augmentation."""
 
 import contextlib
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from mimcore.models.encoder import Encoder
 from mimcore.training.randomness import generator
@@ -29,7 +28,7 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 @torch.no_grad()
 def fixed_loss(
-    objective: nn.Module,
+    objective: Any,
     encoder: Encoder,
     images: ImageTable,
     device: torch.device,
@@ -45,8 +44,9 @@ def fixed_loss(
     for start in range(0, len(images), batch_size):
         positions = np.arange(start, min(start + batch_size, len(images)))
         batch = torch.from_numpy(images.get(positions)).to(device)
+        drawn = objective.draw(len(positions), generator("validation", "mask", start))
         with autocast(device, precision):
-            loss = objective(encoder.normalize(batch), generator("validation", "mask", start))["loss"]
+            loss = objective(encoder.normalize(batch), drawn)["loss"]
         total += float(loss) * len(positions)
     objective.train()
     return total / len(images)

@@ -95,7 +95,7 @@ def test_loss_equals_the_paper(normalize: bool) -> None:
     images = torch.randn(3, 3, 16, 16)
     generator = torch.Generator().manual_seed(1)
     order = torch.rand(3, 16, generator=generator).argsort(1)
-    loss = objective(images, generator.manual_seed(1))["loss"]
+    loss = objective(images, objective.draw(3, generator.manual_seed(1)))["loss"]
     assert loss.item() == pytest.approx(reference_loss(objective, images, order, 4, normalize), rel=1e-5)
 
 
@@ -111,17 +111,17 @@ def test_only_hidden_patches_count() -> None:
     changed = images.clone()
     row, column = divmod(int(order[0]), 4)
     changed[:, :, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4] += 1
-    first = objective(images, generator.manual_seed(3))["loss"]
-    assert torch.equal(first, objective(changed, generator.manual_seed(3))["loss"])
+    first = objective(images, objective.draw(1, generator.manual_seed(3)))["loss"]
+    assert torch.equal(first, objective(changed, objective.draw(1, generator.manual_seed(3)))["loss"])
     row, column = divmod(int(order[-1]), 4)
     changed[:, :, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4] += 1
-    assert not torch.equal(first, objective(changed, generator.manual_seed(3))["loss"])
+    assert not torch.equal(first, objective(changed, objective.draw(1, generator.manual_seed(3)))["loss"])
 
 
 def test_reconstruction_keeps_what_was_seen() -> None:
     objective = Objective(encoders.build(ENCODER), Config(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2))
     images = torch.randn(2, 3, 16, 16)
-    hidden, filled = objective.reconstruct(images, torch.Generator().manual_seed(0))
+    hidden, filled = objective.reconstruct(images, objective.draw(2, torch.Generator().manual_seed(0)))
     seen = hidden != 0
     assert seen.float().mean() == pytest.approx(0.25)
     assert torch.equal(filled[seen], images[seen])
@@ -131,5 +131,14 @@ def test_reconstruction_keeps_what_was_seen() -> None:
 def test_same_seed_same_loss() -> None:
     objective = Objective(encoders.build(ENCODER), Config(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2))
     images = torch.randn(2, 3, 16, 16)
-    losses = [objective(images, torch.Generator().manual_seed(seed))["loss"] for seed in (5, 5, 6)]
+    losses = [objective(images, objective.draw(2, torch.Generator().manual_seed(seed)))["loss"] for seed in (5, 5, 6)]
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_parts_of_a_batch_have_the_mean_of_the_whole() -> None:
+    """The masks are drawn for the whole batch; a part takes its rows, and weighs by its images."""
+    objective = Objective(encoders.build(ENCODER), Config(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2))
+    images, drawn = torch.randn(5, 3, 16, 16), objective.draw(5, torch.Generator().manual_seed(0))
+    whole = objective(images, drawn)["loss"]
+    parts = [objective(images[part], drawn[part])["loss"] * len(drawn[part]) for part in (slice(0, 2), slice(2, 5))]
+    assert sum(parts).item() / 5 == pytest.approx(whole.item(), rel=1e-6)

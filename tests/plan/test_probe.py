@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mimcore.execution import Execution
 from mimcore.plan.probe import Probe, dvc_seconds, start_seconds
 from mimcore.plan.work import Counter, Stage, fixed_images
 from mimcore.training.flops import trace
@@ -47,7 +48,7 @@ def probed(monkeypatch_module: pytest.MonkeyPatch) -> Probe:
     monkeypatch_module.setattr("mimcore.plan.probe.SECONDS", 0.05)
     monkeypatch_module.setattr("mimcore.plan.probe.start_seconds", lambda verb: 2.0)
     monkeypatch_module.setattr("mimcore.plan.probe.dvc_seconds", lambda: 0.5)
-    probe = Probe(torch.device("cpu"), {}, workers=0)
+    probe = Probe(torch.device("cpu"), {}, Execution(workers=0))
     probe.run(list(stages()), lambda *told: None)
     return probe
 
@@ -89,7 +90,7 @@ def test_a_stage_is_its_start_and_its_steps(probed: Probe) -> None:
 
 
 def test_nothing_is_timed_twice(probed: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    again = Probe(torch.device("cpu"), probed.times, workers=0)
+    again = Probe(torch.device("cpu"), probed.times, Execution(workers=0))
     monkeypatch.setattr(Probe, "_run", None)
     monkeypatch.setattr(Probe, "_task", None)
     again.run(list(stages()), lambda *told: None)
@@ -97,7 +98,7 @@ def test_nothing_is_timed_twice(probed: Probe, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_was_not_timed_has_no_time(probed: Probe) -> None:
-    assert Probe(torch.device("cpu"), {}, workers=0).seconds(next(stages())) is None
+    assert Probe(torch.device("cpu"), {}, Execution(workers=0)).seconds(next(stages())) is None
     other = Stage("pretrain", "r", (), RUN | {"schedule": SCHEDULE | {"batch_size": 32}}, (20,))
     assert probed.seconds(other) is None
 

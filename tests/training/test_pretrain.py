@@ -102,14 +102,14 @@ def test_a_rerun_gives_the_same_bytes_whatever_the_workers(
 def test_another_seed_gives_another_run_with_the_same_validation(
     root: Path, undisturbed: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seeds: dict[tuple[str, bool], list[int]] = {}
+    seeds: dict[tuple[str, bool], list[tuple[int, ...]]] = {}
     start = stage.start_run
 
     def watched(definition: Any, device: torch.device) -> Run:
         run = start(definition, device)
 
-        def note(module: torch.nn.Module, arguments: tuple[torch.Tensor, torch.Generator]) -> None:
-            seeds.setdefault((run.seed, module.training), []).append(arguments[1].initial_seed())
+        def note(module: torch.nn.Module, arguments: tuple[torch.Tensor, torch.Tensor]) -> None:
+            seeds.setdefault((run.seed, module.training), []).append(tuple(arguments[1].flatten().tolist()))
 
         run.objective.register_forward_pre_hook(note)
         return run
@@ -120,11 +120,11 @@ def test_another_seed_gives_another_run_with_the_same_validation(
     assert first.bytes() == undisturbed.bytes()
     changed = {"encoder.safetensors", "curve.parquet", "reconstructions.png"}
     assert all(other.bytes()[name] != undisturbed.bytes()[name] for name in changed)
-    # Masks are a function of the generator's seed: equal in validation, different in training (counting FLOPs aside).
+    # Masks are a function of the generator's seed: equal in validation, different in training (counting FLOPs and memory aside).
     assert seeds["s0", False] == seeds["s1", False]
     assert len(seeds["s0", False]) == 2 * (SCHEDULE.validations + 1)
-    assert not set(seeds["s0", True][1:]) & set(seeds["s1", True][1:])
-    assert len(set(seeds["s0", True][1:])) == STEPS
+    assert not set(seeds["s0", True][2:]) & set(seeds["s1", True][2:])
+    assert len(set(seeds["s0", True][2:])) == STEPS
 
 
 def test_train_losses_and_learning_rates_are_those_of_the_steps(
@@ -152,7 +152,7 @@ def test_train_losses_and_learning_rates_are_those_of_the_steps(
     again = small_run.train(root, "watched")
     assert again.bytes() == undisturbed.bytes()
     assert rates == [{SCHEDULE.learning_rate(step)} for step in range(STEPS)]
-    steps = losses[1:]  # the first counted FLOPs
+    steps = losses[2:]  # the first counted FLOPs, the second memory
     assert len(steps) == STEPS
     points = pq.read_table(again.folder / "curve.parquet").to_pylist()
     means = [point["loss"] for point in points if point["split"] == "train"]

@@ -1,9 +1,13 @@
 import math
 
 import pytest
+import small_run
+import torch
 from pydantic import ValidationError
 
+from mimcore.training.optimizer import set_learning_rate
 from mimcore.training.schedule import Schedule
+from mimcore.training.state import start_run
 
 
 def test_defaults_are_maes_table_8() -> None:
@@ -50,3 +54,91 @@ def test_validation_points_are_equally_spaced_and_end_at_the_end() -> None:
 def test_mistakes_are_refused_not_adjusted(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Schedule.model_validate({"warmup_images": 0} | options)
+
+
+SIMMIM = {
+    "images_seen": 800_000,
+    "batch_size": 2000,
+    "base_learning_rate": 1e-4,
+    "learning_rate_batch": 512,
+    "warmup_learning_rate": 2e-6,
+    "warmup_images": 10_000,
+    "decay": "multistep",
+    "milestones": (700_000,),
+    "validations": 4,
+}
+WSD = {
+    "images_seen": 1000,
+    "batch_size": 10,
+    "base_learning_rate": 1.0,
+    "learning_rate_batch": 10,
+    "warmup_images": 100,
+}
+
+
+def test_multistep_is_torchs_after_the_warmup() -> None:
+    schedule = Schedule.model_validate(SIMMIM | {"milestones": (300_000, 700_000), "gamma": 0.2})
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1e-4 * 2000 / 512)
+    peer = torch.optim.lr_scheduler.MultiStepLR(optimizer, [150, 350], gamma=0.2)
+    for step in range(schedule.steps):
+        if step >= 5:
+            assert schedule.learning_rate(step) == pytest.approx(peer.get_last_lr()[0], rel=1e-12)
+        optimizer.step()
+        peer.step()
+    assert [schedule.learning_rate(step) for step in (0, 5)] == pytest.approx([2e-6, 1e-4 * 2000 / 512])
+    halfway = Schedule.model_validate(SIMMIM | {"warmup_images": 8000}).learning_rate(2)
+    assert halfway == pytest.approx((2e-6 + 1e-4 * 2000 / 512) / 2)
+
+
+def test_wsd_is_constant_and_then_falls_as_one_minus_the_root_of_progress() -> None:
+    schedule = Schedule.model_validate(WSD | {"decay": "wsd", "decay_images": 400, "min_learning_rate": 0.1})
+    rates = [schedule.learning_rate(step) for step in range(101)]
+    assert rates[10:61] == [1.0] * 51
+    assert rates[70] == pytest.approx(0.1 + 0.9 * 0.5)  # a quarter of the way: the root is a half
+    assert rates[100] == pytest.approx(0.1)
+    assert all(a > b for a, b in zip(rates[60:], rates[61:], strict=False))
+
+
+def test_runs_of_two_lengths_have_the_same_rates_up_to_the_decay_of_the_shorter() -> None:
+    short, long = (
+        Schedule.model_validate(WSD | {"decay": "wsd", "images_seen": n, "decay_images": n // 5}) for n in (500, 1000)
+    )
+    assert [short.learning_rate(s) for s in range(41)] == [long.learning_rate(s) for s in range(41)]
+    assert short.learning_rate(41) < long.learning_rate(41)
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("batch_linear", 16.0), ("batch_sqrt", 4.0)])
+def test_the_rate_follows_the_batch_by_the_rule(rule: str, factor: float) -> None:
+    options = {"images_seen": 81920, "batch_size": 4096, "warmup_images": 0, "learning_rate_rule": rule}
+    assert Schedule.model_validate(options).learning_rate(0) == pytest.approx(1.5e-4 * factor)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decay": "wsd"}, "decay_images None must be a whole number of batches"),
+        ({"decay": "wsd", "decay_images": 95}, "decay_images 95 must be a whole number of batches"),
+        ({"decay": "wsd", "decay_images": 910}, "no more than the 900 images after the warmup"),
+        ({"decay_images": 100}, "decay_images is an option of 'decay: wsd', but decay is 'cosine'"),
+        ({"gamma": 0.5}, "gamma is an option of 'decay: multistep'"),
+        ({"decay": "multistep"}, "must ascend between warmup_images 100 and images_seen 1000"),
+        ({"decay": "multistep", "milestones": (500, 400)}, "must ascend"),
+        ({"decay": "multistep", "milestones": (50,)}, "must ascend"),
+    ],
+)
+def test_options_that_do_not_belong_together_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Schedule.model_validate(WSD | options)
+
+
+def test_the_rate_of_hidden_matrices_follows_the_width() -> None:
+    declared = small_run.definition(learning_rate_width=8)
+    run = start_run(declared, torch.device("cpu"))
+    set_learning_rate(run.optimizer, 0.1)
+    rate = {id(p): group["lr"] for group in run.optimizer.param_groups for p in group["params"]}
+    hidden = {name for name, p in run.objective.named_parameters() if rate.get(id(p)) == pytest.approx(0.1 * 8 / 32)}
+    assert hidden == {f"encoder.blocks.0.{part}.weight" for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+    assert {rate[id(p)] for name, p in run.objective.named_parameters() if p.requires_grad and name not in hidden} == {
+        0.1
+    }

@@ -1,0 +1,308 @@
+"""The training step beside its peers: images per second and peak memory, same architecture, batch and precision.
+
+python benchmarks/train.py --mae CHECKOUT_OF_FACEBOOKRESEARCH_MAE --simmim CHECKOUT_OF_MICROSOFT_SIMMIM
+
+transformers and lightly take part where they are installed. Each implementation has a process of its own; they take turns (A B C
+A B C ...), one at a time. Ours takes uint8 images, flips and normalises them and measures the gradient's norm as in training;
+peers are given normalised float images. On a GPU: --device cuda, with --settings of the larger models; MFU is the part of
+the matrix rate measured there that the counted products of ours come to.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+VIT = {"architecture": "vit_base_patch16_224", "image_size": 224, "patch_size": 16}
+
+
+def vit(width: int, depth: int, heads: int, patch: int = 16, size: int = 224) -> dict[str, int]:
+    """The encoder of a setting."""
+    return {"image_size": size, "patch_size": patch, "embed_dim": width, "depth": depth, "num_heads": heads}
+
+
+#: Encoder, batch on a CPU and on a GPU. The decoder is the paper's but for the small one, whose is as wide as the encoder.
+SMALL_DECODER = {"decoder_embed_dim": 192, "decoder_depth": 2, "decoder_num_heads": 3}
+SETTINGS: dict[str, tuple[dict[str, int], dict[str, int], int, int]] = {
+    "small": (vit(192, 12, 3, patch=4, size=32), SMALL_DECODER, 64, 4096),
+    "S": (vit(384, 12, 6), {}, 16, 1024),
+    "B": (vit(768, 12, 12), {}, 16, 512),
+    "L": (vit(1024, 24, 16), {}, 8, 256),
+    "H": (vit(1280, 32, 16, patch=14), {}, 4, 128),
+}
+#: SimMIM's models, by their options in the official code; windows of 6 and a mask unit of 32 pixels (SimMIM, section 4.1).
+SWIN: dict[str, tuple[dict[str, Any], int, int]] = {
+    "swin_tiny": (
+        {
+            "img_size": 192,
+            "patch_size": 4,
+            "embed_dim": 96,
+            "depths": [2, 2, 6, 2],
+            "num_heads": [3, 6, 12, 24],
+            "window_size": 6,
+        },
+        8,
+        256,
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mae", type=Path, help="a checkout of facebookresearch/mae")
+    parser.add_argument("--simmim", type=Path, help="a checkout of microsoft/SimMIM")
+    parser.add_argument("--settings", nargs="+", default=["small", "B"], choices=[*SETTINGS, *SWIN])
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each implementation")
+    parser.add_argument("--seconds", type=float, default=5, help="length of a turn, about")
+    parser.add_argument("--batch-size", type=int, help="instead of the setting's own")
+    parser.add_argument("--compile", default="off", choices=["off", "default", "reduce-overhead"], help="of ours")
+    parser.add_argument("--only", nargs="+", help="these implementations")
+    parser.add_argument(
+        "--images", type=Path, help="a folder of tars of JPEGs that ours reads, instead of random pixels"
+    )
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments)
+        return
+    rows: list[dict[str, Any]] = []
+    for setting in arguments.settings:
+        for precision in arguments.precisions:
+            if precision == "bfloat16" and (why := slow(arguments.device)):
+                print(f"{setting}, bfloat16: left out, {why}", file=sys.stderr)
+                continue
+            rows += compare(arguments, setting, precision)
+            Console().print(table(rows))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def slow(device: str) -> str | None:
+    """Why a precision is not worth measuring here."""
+    import torch
+
+    from mimcore.execution import slow_precision
+
+    return slow_precision(torch.device(device), "bfloat16")
+
+
+def implementations(arguments: argparse.Namespace, setting: str) -> list[str]:
+    """Ours, and the peers that can run a setting."""
+    import peers
+
+    checkout = arguments.simmim if setting in SWIN else arguments.mae
+    found = ["mimcore", *(["official"] if checkout else []), *([] if setting in SWIN else peers.names([]))]
+    return [name for name in found if not arguments.only or name in arguments.only]
+
+
+def compare(arguments: argparse.Namespace, setting: str, precision: str) -> list[dict[str, Any]]:
+    """Rates, peak memory and, of ours, the part of the matrix rate."""
+    label = f"{setting}, {precision}"
+    started = {name: start(arguments, name, setting, precision) for name in implementations(arguments, setting)}
+    rates: dict[str, list[float]] = {name: [] for name in started}
+    for _ in range(arguments.rounds):
+        for name, process in started.items():
+            rates[name].append(float(ask(process, "go")))
+            print(f"{label}: {name} {rates[name][-1]:.2f} images/s", file=sys.stderr, flush=True)
+    rows = []
+    for name, process in started.items():
+        facts = json.loads(ask(process, "end"))
+        process.wait()
+        facts["images/s"] = median(rates[name])
+        if "FLOPs/image" in facts:
+            facts["MFU"] = facts["images/s"] * facts["FLOPs/image"] / facts["matrix rate, FLOP/s"]
+        rows += [
+            {"benchmark": "train", "setting": label, "implementation": name, "value": value, "unit": unit}
+            for unit, value in facts.items()
+        ]
+    return rows
+
+
+def start(arguments: argparse.Namespace, name: str, setting: str, precision: str) -> "subprocess.Popen[str]":
+    """A process that has taken its first steps and waits to be told; the next one starts then."""
+    command = [sys.executable, __file__, "--worker", name, "--settings", setting, "--precisions", precision]
+    for option in ("mae", "simmim", "device", "threads", "seconds", "batch_size", "compile", "images"):
+        if (value := getattr(arguments, option)) is not None:
+            command += [f"--{option.replace('_', '-')}", str(value)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads)}
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert read(process) == "ready"
+    return process
+
+
+def ask(process: "subprocess.Popen[str]", what: str) -> str:
+    assert process.stdin is not None
+    process.stdin.write(f"{what}\n")
+    process.stdin.flush()
+    return read(process)
+
+
+def read(process: "subprocess.Popen[str]") -> str:
+    """The next line that is meant for us: libraries print too."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("> "):
+            return line[2:].strip()
+    raise SystemExit("an implementation ended early; its message is above.")
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    found = {(row["setting"], row["implementation"], row["unit"]): row["value"] for row in rows}
+    shown = Table(
+        "setting", "implementation", "images/s", "mimcore's over it", "peak memory, MiB", "mimcore's over it", "MFU"
+    )
+    for setting, name in dict.fromkeys((row["setting"], row["implementation"]) for row in rows):
+        rate, memory = found[setting, name, "images/s"], found[setting, name, "peak memory, MiB"]
+        ours = [found.get((setting, "mimcore", unit)) for unit in ("images/s", "peak memory, MiB")]
+        mfu = found.get((setting, name, "MFU"))
+        shown.add_row(
+            setting,
+            name,
+            f"{rate:,.2f}",
+            f"{ours[0] / rate:.2f}" if ours[0] else "",
+            f"{memory:,.0f}",
+            f"{ours[1] / memory:.2f}" if ours[1] else "",
+            f"{mfu:.0%}" if mfu else "",
+        )
+    return shown
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Take steps for as long as told, each time it is asked for."""
+    import torch
+
+    (setting,), (precision,) = arguments.settings, arguments.precisions
+    device = torch.device(arguments.device)
+    on_gpu = device.type == "cuda"
+    *_, cpu_batch, gpu_batch = SETTINGS[setting] if setting in SETTINGS else SWIN[setting]
+    batch_size = arguments.batch_size or (gpu_batch if on_gpu else cpu_batch)
+    torch.manual_seed(0)
+    torch.set_num_threads(arguments.threads)
+    step, facts = (
+        ours(arguments, setting, precision, batch_size)
+        if arguments.worker == "mimcore"
+        else peer(arguments, setting, precision, batch_size)
+    )
+
+    def wait() -> None:
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    for _ in range(5 if on_gpu or setting == "small" else 2):
+        step()
+    wait()
+    print("> ready", flush=True)
+    for line in sys.stdin:
+        if line.strip() == "end":
+            break
+        begun, steps = time.perf_counter(), 0
+        while True:
+            for _ in range(10 if on_gpu else 1):
+                step()
+                steps += 1
+            wait()
+            if time.perf_counter() - begun >= arguments.seconds:
+                break
+        print(f"> {steps * batch_size / (time.perf_counter() - begun)}", flush=True)
+    print("> " + json.dumps({"peak memory, MiB": peak_memory(on_gpu)} | facts()), flush=True)
+
+
+def peak_memory(on_gpu: bool) -> float:
+    """Of the GPU's tensors, or of this process."""
+    import resource
+
+    import torch
+
+    if on_gpu:
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def peer(arguments: argparse.Namespace, setting: str, precision: str, batch_size: int) -> tuple[Any, Any]:
+    import peers
+    import torch
+
+    device = torch.device(arguments.device)
+    if setting in SWIN:
+        options, *_ = SWIN[setting]
+        step = peers.official_simmim(options, 32, 0.6, arguments.simmim, device, precision)
+        size = options["img_size"]
+    else:
+        encoder, decoder, *_ = SETTINGS[setting]
+        shape, size = peers.Shape(**encoder, **decoder), encoder["image_size"]
+        makers = {
+            "official": lambda: peers.official_mae(shape, arguments.mae, device, precision),
+            "transformers": lambda: peers.transformers_mae(shape, device, precision),
+            "lightly": lambda: peers.lightly_mae(shape, device, precision),
+        }
+        step = makers[arguments.worker]()
+    images = torch.randn(batch_size, 3, size, size, device=device)
+    return lambda: step(images), dict
+
+
+def ours(arguments: argparse.Namespace, setting: str, precision: str, batch_size: int) -> tuple[Any, Any]:
+    import torch
+
+    from mimcore.execution import Execution
+    from mimcore.training.flops import training_flops_per_image
+    from mimcore.training.state import start_run
+    from mimcore.training.step import train_step
+
+    device = Execution(device=arguments.device, threads=arguments.threads).start()
+    encoder, decoder, *_ = SETTINGS[setting]
+    schedule = {
+        "images_seen": batch_size << 20,
+        "batch_size": batch_size,
+        "warmup_images": batch_size,
+        "precision": precision,
+        "crop_from": "image",
+    }
+    definition = {
+        "seed": "s0",
+        "model": {"architecture": "vit_base_patch16_224"} | encoder,
+        "objective": {"module": "mae"} | decoder,
+        "schedule": schedule,
+    }
+    run = start_run(definition, device)
+    size = encoder["image_size"]
+    images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8, device=device)
+
+    def facts() -> dict[str, float]:
+        return {
+            "FLOPs/image": training_flops_per_image(run.objective, run.encoder, images[:2]),
+            "matrix rate, FLOP/s": matrix_rate(device, precision),
+        }
+
+    return lambda: train_step(run, images), facts
+
+
+def matrix_rate(device: Any, precision: str, side: int | None = None) -> float:
+    """FLOP/s of a product of two square matrices, the best of ten."""
+    import torch
+
+    side = side or (8192 if device.type == "cuda" else 2048)
+    a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, precision)) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        begun = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begun)
+    return 2 * side**3 / best
+
+
+if __name__ == "__main__":
+    main()
