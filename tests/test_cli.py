@@ -31,7 +31,7 @@ VERBS = {
     "evaluate": ["run", "task", "--params"],
     "floor": ["model", "task", "--params"],
     "collect": ["--params"],
-    "fit": ["--params"],
+    "fit": ["table", "--map", "--law", "--holdout", "--out", "--bootstrap", "--confidence", "--seed", "--params"],
     "report": [],
     "results": [],
     "explain": ["stage"],

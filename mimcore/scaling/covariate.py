@@ -28,7 +28,6 @@ class Shifted(ScalingLaw):
             "parameters": (*law.parameters, *extra),
             "huber": law.huber,
             "together": law.together,
-            "weak": law.weak,
         }.items():
             setattr(self, name, value)
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from mimcore.scaling.law import ScalingLaw, Variables
 from mimcore.scaling.observations import Observations
@@ -12,6 +13,9 @@ from mimcore.scaling.table import Array
 
 #: No deviate moves a point by more than this on the log scale; beyond it every law is lost anyway.
 LIMIT = 2.0
+#: Cells that scatter about the law no more than their seeds explain, by an F test with a p-value above this, are taken to follow it:
+#: a difference of variances that can only be positive would else be too large on average (Bancroft 1964, for this test's level).
+POOLED = 0.25
 
 
 def redraw(
@@ -37,7 +41,10 @@ def redraw(
         return solve(law, variables, log_y, starts, delta=delta, weights=_weights(cell, count, rng)).parameters
     value, slope = law.slopes(parameters[None], variables)
     fitted = np.log(value[0])
-    drawn = fitted + noise(log_y - fitted, slope[:, 0].T, cell, count, rng)
+    # The noise is judged by least squares, whose residuals' variance is known for n - P degrees of freedom; a robust fit's is larger.
+    squares = solve(law, variables, log_y, parameters[None], delta=np.inf).parameters
+    residuals = log_y - np.log(law.predict(squares, variables)[0])
+    drawn = fitted + noise(residuals, slope[:, 0].T, cell, count, rng)
     return solve(law, variables, drawn, starts, delta=delta).parameters
 
 
@@ -64,6 +71,14 @@ def noise(residuals: Array, slopes: Array, cell: NDArray[np.int64], count: int, 
     within = float(np.sum((residuals - means[cell]) ** 2)) / max(freedom_seeds, 1)
     between = float(np.sum(runs * means**2)) / freedom_cells if freedom_cells > 0 else within
     misfit = max(0.0, between - within) / float(np.mean(runs)) if freedom_seeds else between
+    if (
+        freedom_seeds
+        and freedom_cells > 0
+        and special.fdtrc(freedom_cells, freedom_seeds, between / max(within, 1e-300)) > POOLED
+    ):
+        freedom_pooled = freedom_seeds + freedom_cells
+        within, misfit = (within * freedom_seeds + between * freedom_cells) / freedom_pooled, 0.0
+        freedom_seeds = freedom_pooled
     drawn = np.zeros((count, len(residuals)))
     if freedom_seeds:
         drawn += _deviates(within, freedom_seeds, count, len(residuals), rng)

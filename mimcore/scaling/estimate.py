@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from mimcore.definition import Definition
-from mimcore.scaling.ensemble import redraw
+from mimcore.scaling.ensemble import LIMIT, redraw
 from mimcore.scaling.law import ScalingLaw, Variables
 from mimcore.scaling.observations import Observations, check, require
 from mimcore.scaling.solve import solve
@@ -18,6 +18,8 @@ from mimcore.scaling.table import Array
 HUBER = 1.345
 #: Starts that go on after the first few steps.
 FINALISTS = 12
+#: A parameter whose interval spans more than this factor is not pinned down: those that the field tells apart differ by less.
+VAGUE = 5
 
 
 class Options(Definition):
@@ -78,11 +80,22 @@ class Fit:
         """Root mean square error of the metric, at its own rows."""
         return float(np.sqrt(np.mean((self.observations.metric - self.fitted) ** 2)))
 
-    def predict(self, variables: Variables) -> Prediction:
-        """Forecast the mean of runs with these variables; the interval is of the law, without a new run's own noise."""
+    def predict(self, variables: Variables, *, run: bool = False) -> Prediction:
+        """Forecast runs with these variables.
+
+        Args:
+            variables: each float64 ``(N,)``.
+            run: whether the interval is that of a run yet to be made, whose own noise is added to the ensemble (by a fixed seed);
+                otherwise that of the law, the mean of many such runs.
+        """
         require(self.law, variables)
+        link = self.observations.link
         mean = self._metric(self.parameters[None], variables)[0]
-        ensemble = self._metric(self.ensemble, variables)
+        quantity = self.law.predict(self.ensemble, variables)
+        if run and len(quantity):
+            draws = np.random.default_rng(0).standard_t(max(self.freedom, 1), quantity.shape)
+            quantity = quantity * np.exp(np.clip(self.noise * draws, -LIMIT, LIMIT))
+        ensemble = np.asarray(link.metric(quantity))
         if not len(ensemble):
             return Prediction(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan), ensemble)
         low, high = np.quantile(ensemble, [0.5 - self.confidence / 2, 0.5 + self.confidence / 2], axis=0)
@@ -102,6 +115,15 @@ class Fit:
         low, high = np.quantile(self.ensemble, [0.5 - self.confidence / 2, 0.5 + self.confidence / 2], axis=0)
         found = zip(self.law.parameters, self.parameters, low, high, strict=True)
         return {p.name: (float(value), float(a), float(b)) for p, value, a, b in found}
+
+    def pinned_down(self) -> dict[str, bool]:
+        """Whether the rows tell each parameter: the ends of its interval differ by a factor of less than 5, or, of a parameter that may
+        be negative, have one sign. The law's curve may be sure where its parameters are not.
+        """
+        found = {}
+        for parameter, (_, low, high) in zip(self.law.parameters, self.intervals().values(), strict=True):
+            found[parameter.name] = bool(low > 0 and high < VAGUE * low) if parameter.log else bool(low * high > 0)
+        return found
 
     def _metric(self, parameters: Array, variables: Variables) -> Array:
         return np.asarray(self.observations.link.metric(self.law.predict(parameters, variables)))

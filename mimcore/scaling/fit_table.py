@@ -31,7 +31,8 @@ def fit_table(
 
     Returns:
         What the file holds: ``law``, ``parameters`` (value, low, high, unit, and whether such data pin it down), ``r2`` and ``rmse`` of the
-        rows fitted, ``rmse_holdout`` with ``baselines`` and ``comparison`` (None without ``holdout``), ``predictions`` row by row.
+        rows fitted, ``rmse_holdout`` with ``baselines`` and ``comparison`` (None without ``holdout``), ``predictions`` row by row, with
+        the law's interval (``low``, ``high``) and that of a single run (``run_low``, ``run_high``).
 
     Raises:
         UserError: anything that is wrong with the table, the mapping, the condition, an option or the law.
@@ -68,20 +69,21 @@ def fit_table(
 
 
 def _parameters(fit: Fit) -> dict[str, dict[str, Any]]:
+    pinned = fit.pinned_down()
     return {
         parameter.name: {
             "value": value,
             "low": _known(low),
             "high": _known(high),
             "unit": parameter.unit,
-            "identifiable": parameter.name not in fit.law.weak,
+            "identifiable": pinned[parameter.name],
         }
         for parameter, (value, low, high) in zip(fit.law.parameters, fit.intervals().values(), strict=True)
     }
 
 
 def _predictions(fit: Fit, rows: Observations, held_out: Any) -> list[dict[str, Any]]:
-    found = fit.predict(rows.variables)
+    found, runs = fit.predict(rows.variables), fit.predict(rows.variables, run=True)
     return [
         {
             "label": rows.labels[i],
@@ -90,6 +92,8 @@ def _predictions(fit: Fit, rows: Observations, held_out: Any) -> list[dict[str, 
             "predicted": float(found.mean[i]),
             "low": _known(min(found.low[i], found.high[i])),
             "high": _known(max(found.low[i], found.high[i])),
+            "run_low": _known(min(runs.low[i], runs.high[i])),
+            "run_high": _known(max(runs.low[i], runs.high[i])),
             "held_out": bool(held_out[i]),
         }
         for i in range(len(rows))

@@ -14,6 +14,7 @@ body { font: 15px/1.45 "Liberation Sans", Arial, Helvetica, sans-serif; margin: 
   color: #24292f; background: #fff; }
 .panels { display: flex; flex-wrap: wrap; gap: 1rem; }
 .caption { color: #57606a; max-width: 50rem; }
+.legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; list-style: none; margin: 0 0 0.6rem; padding: 0; }
 #vg-tooltip-element table tr td { padding: 1px 4px; }
 """
 
@@ -23,7 +24,7 @@ def page(title: str, figures: Sequence[Mapping[str, Any]]) -> str:
 
     Args:
         title: of the study.
-        figures: each with ``name``, ``title``, ``caption`` and ``drawn``, its panels.
+        figures: each with ``name``, ``title``, ``caption``, ``keys`` (swatch and text) and ``drawn``, its panels.
     """
     parts, specs = [], {}
     for figure in figures:
@@ -34,7 +35,7 @@ def page(title: str, figures: Sequence[Mapping[str, Any]]) -> str:
             places.append(f'<div id="{name}" role="img" aria-label="{html.escape(panel.about, quote=True)}"></div>')
         parts.append(
             f'<section><h2>{html.escape(figure["title"])}</h2><p class="caption">{html.escape(figure["caption"])}</p>'
-            f'<div class="panels">{"".join(places)}</div></section>'
+            f'<ul class="legend">{"".join(keys)}</ul><div class="panels">{"".join(places)}</div></section>'
         )
     # A name in the data cannot end the script: no tag can begin in it.
     told = json.dumps(specs, sort_keys=True).replace("<", "\\u003c")

@@ -70,8 +70,6 @@ class ScalingLaw(ABC):
     huber: ClassVar[float | None] = None
     #: Variables whose ratio the law takes, so that they can only change their unit together.
     together: ClassVar[frozenset[str]] = frozenset()
-    #: Parameters that data seldom pin down one by one, though the curve is sure; the docs say why.
-    weak: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def predict(self, parameters: Numbers, variables: Variables) -> Numbers:
@@ -107,10 +105,6 @@ class ScalingLaw(ABC):
         values = values.reshape(len(self.parameters), len(parameters), -1)
         return values[0].real, values.imag / (STEP * values.real)
 
-    def labelled(self, parameters: Array) -> dict[str, Any]:
-        """Name the values of one set of parameters ``(P,)``."""
-        return {p.name: float(value) for p, value in zip(self.parameters, parameters, strict=True)}
-
 
 def project(basis: Array, y: Array, floor: float = 1e-6) -> Array:
     """Solve ``y = basis @ coefficients`` for many bases at once, for starts of laws that are linear in some parameters.
@@ -130,3 +124,9 @@ def project(basis: Array, y: Array, floor: float = 1e-6) -> Array:
     ridge = 1e-9 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(basis.shape[2])
     right = np.einsum("snl,n->sl", basis, y)
     return np.maximum(np.linalg.solve(gram + ridge, right[..., None])[..., 0], floor)
+
+
+def softplus(x: Numbers) -> Numbers:
+    """``log(1 + exp(x))``, without overflow, for complex x too."""
+    above = x.real > 0
+    return np.asarray(np.where(above, x, 0) + np.log(1 + np.exp(np.where(above, -x, x))))

@@ -61,7 +61,7 @@ RESULTS_MAP = Map.model_validate(
     {
         "metric": {"column": "value", "name": "val_loss"},
         "variables": {name: {"column": name} for name in ("encoder_params", "unique_images", "images_seen")},
-        "rows": "(kind == 'run' or kind == 'imported') and task == 'pretrain' and metric == 'val_loss'",
+        "rows": "kind == 'run' and task == 'pretrain' and metric == 'val_loss'",
         "labels": ["run"],
     }
 )

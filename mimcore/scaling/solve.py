@@ -9,7 +9,7 @@ from mimcore.scaling.law import ScalingLaw, Variables
 from mimcore.scaling.table import Array
 
 #: A fit has converged when a step lowers its loss by less than this fraction.
-TOLERANCE = 1e-10
+TOLERANCE = 1e-8
 #: Damping at the first step, and beyond which a fit can go no further.
 DAMPING, STUCK = 1e-3, 1e12
 #: Curvature given to a row beyond Huber's threshold, so that few rows within it still define a step.
@@ -64,7 +64,6 @@ def solve(
     is_log = np.array([p.log for p in law.parameters])
     low, high = _bounds(law)
     u = np.clip(_searched(starts, is_log), low, high)
-    loss = np.full(count, np.inf)
     damping = np.full(count, DAMPING)
     converged = np.zeros(count, dtype=bool)
     rows = np.arange(count)
@@ -78,8 +77,8 @@ def solve(
         curved = np.where(np.abs(residual) <= delta, 1.0, BEYOND)
         if weights is not None:
             pull, curved = pull * weights[rows], curved * weights[rows]
-        jacobian = np.moveaxis(slope, 0, 1)  # (R, P, N)
-        gradient = np.einsum("rpn,rn->rp", jacobian, pull)
+        jacobian = np.ascontiguousarray(np.moveaxis(slope, 0, 1))  # (R, P, N)
+        gradient = (jacobian @ pull[..., None])[..., 0]
         hessian = (jacobian * curved[:, None, :]) @ np.swapaxes(jacobian, 1, 2)
         here = u[rows]
         held = fixed[rows] | ((here <= low) & (gradient < 0)) | ((here >= high) & (gradient > 0))

@@ -1,5 +1,6 @@
 """Fits of a table: the optimum, its indifference to order, units and seeds, its intervals, and what is refused."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from known_laws import KNOWN, beyond, law_of, runs
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares, minimize
+from scipy.special import logsumexp, softmax
 
 from mimcore.errors import UserError
 from mimcore.scaling.estimate import fit_law, scaled
@@ -28,6 +30,35 @@ def test_the_optimum_is_scipys():
     assert fit.loss <= found.cost * (1 + 1e-6)
     ahead = law.predict(at.back(law, np.exp(found.x)[None]), beyond("repetition"))[0]
     np.testing.assert_allclose(fit.predict(beyond("repetition")).mean, ahead, rtol=1e-3)
+
+
+def test_chinchilla_is_the_published_procedure():
+    """Independent truth: Hoffmann et al. 2022, appendix D.2, as written: L-BFGS from a grid on Huber's loss of a log-sum-exp."""
+    rng = np.random.default_rng(0)
+    n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(5e7, 1e10, 8), np.geomspace(1e9, 3e11, 8)))
+    # The values that Besiroglu et al. 2024 found (abstract and table 1).
+    loss = (1.8172 + 482.01 / n**0.3478 + 2085.43 / d**0.3658) * np.exp(0.005 * rng.standard_normal(64))
+
+    def objective(p):
+        a, b, e, alpha, beta = p
+        terms = np.stack([a - alpha * np.log(n), b - beta * np.log(d), np.full(64, e)])
+        rest = np.log(loss) - logsumexp(terms, axis=0)
+        shares = softmax(terms, axis=0)
+        pull = np.clip(rest, -1e-3, 1e-3)
+        gradient = [shares[0], shares[1], shares[2], -np.log(n) * shares[0], -np.log(d) * shares[1]]
+        within = np.minimum(np.abs(rest), 1e-3)
+        return 1e3 * np.sum(within * (np.abs(rest) - within / 2)), -1e3 * np.array(gradient) @ pull
+
+    starts = itertools.product((5, 10), (5, 10), (0.0, 0.5), (0.3, 0.6), (0.3, 0.6))
+    best = min((minimize(objective, start, jac=True, method="L-BFGS-B") for start in starts), key=lambda one: one.fun)
+    rows = Observations({"encoder_params": n, "images_seen": d}, loss, tuple(map(str, range(64))))
+    fit = fit_law(law_of("chinchilla"), rows)
+    assert fit.delta == 1e-3
+    assert fit.loss <= best.fun / 1e3 * (1 + 1e-4)
+    a, b, e, alpha, beta = best.x
+    np.testing.assert_allclose(fit.parameters, [np.exp(e), np.exp(a), alpha, np.exp(b), beta], rtol=0.05)
+    for (_, low, high), truth in zip(fit.intervals().values(), (1.8172, 482.01, 0.3478, 2085.43, 0.3658), strict=True):
+        assert low < truth < high
 
 
 @settings(max_examples=15, deadline=None)
@@ -143,3 +174,15 @@ def test_no_more_points_than_parameters_leave_a_law_without_intervals():
     fit = fit_law(law_of("chinchilla"), rows)
     assert len(fit.ensemble) == 0
     assert np.isnan(fit.predict(beyond("chinchilla")).low[0])
+
+
+def test_a_runs_own_interval_holds_new_runs():
+    name, hits = "chinchilla", 0
+    for seed in range(40):
+        fit = fit_law(law_of(name), runs(name, 0.005, seed), {"bootstrap": 200})
+        new = runs(name, 0.005, 500 + seed).only(np.array([19]))
+        forecast = fit.predict(new.variables, run=True)
+        hits += forecast.low[0] <= new.metric[0] <= forecast.high[0]
+    assert 31 <= hits <= 40
+    law = fit.predict(new.variables)
+    assert forecast.high[0] - forecast.low[0] > 1.2 * (law.high[0] - law.low[0])

@@ -168,3 +168,13 @@ def test_the_63_runs(tmp_path, holdout, rows, limit):
         assert found["rmse_holdout"] <= limit
         assert found["comparison"][0]["law"] == "repetition"
         assert found["rmse_holdout"] < 0.5 * min(found["baselines"].values())
+
+
+def test_a_studys_own_results_need_no_mapping(whole_study, tmp_path):
+    table = whole_study / "results" / "results.parquet"
+    found = fit_table(
+        table, "joint", tmp_path / "f.json", mapping=None, holdout="subset == 'n32768'", options={"bootstrap": 100}
+    )
+    assert found["metric"]["name"] == "val_loss"
+    assert sum(row["held_out"] for row in found["predictions"]) == 2 * 2 * 2
+    assert all(row["unique_images"] == 32768 for row in found["predictions"] if row["held_out"])

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mimcore.scaling.law import Numbers, Parameter, ScalingLaw, Variable, Variables, project
+from mimcore.scaling.law import Numbers, Parameter, ScalingLaw, Variable, Variables, project, softplus
 from mimcore.scaling.table import Array
 
 #: What starts are made of: exponents before and after the break, and the place of the break (log of scaled images).
@@ -30,19 +30,18 @@ class Law(ScalingLaw):
         Parameter("d", "images", 1e-4, 1e4),
         Parameter("f", "1", 5e-2, 3),
     )
-    weak = frozenset({"c1", "d", "f"})
 
     def predict(self, parameters: Numbers, variables: Variables) -> Numbers:
         """See ``ScalingLaw``."""
         floor, a, c0, c1, d, f = (parameters[:, i, None] for i in range(6))
         n = np.log(variables["unique_images"])
-        return np.asarray(floor + a * np.exp(-c0 * n - c1 * f * _softplus((n - np.log(d)) / f)))
+        return np.asarray(floor + a * np.exp(-c0 * n - c1 * f * softplus((n - np.log(d)) / f)))
 
     def starts(self, variables: Variables, y: Array) -> Array:
         """See ``ScalingLaw``."""
         c0, c1, place = (grid.ravel() for grid in np.meshgrid(BEFORE, CHANGE, PLACES))
         n, f = np.log(variables["unique_images"]), 0.3
-        falling = np.exp(-c0[:, None] * n - c1[:, None] * f * _softplus((n - place[:, None]) / f))
+        falling = np.exp(-c0[:, None] * n - c1[:, None] * f * softplus((n - place[:, None]) / f))
         floor, a = project(np.stack([np.ones_like(falling), falling], axis=2), y).T
         return np.column_stack([floor, a, c0, c1, np.exp(place), np.full_like(c0, f)])
 
@@ -52,9 +51,3 @@ class Law(ScalingLaw):
         found[:, 1] *= factors["unique_images"] ** found[:, 2]
         found[:, 4] *= factors["unique_images"]
         return found
-
-
-def _softplus(x: Numbers) -> Numbers:
-    """``log(1 + exp(x))``, without overflow, for complex x too."""
-    above = x.real > 0
-    return np.asarray(np.where(above, x, 0) + np.log(1 + np.exp(np.where(above, -x, x))))

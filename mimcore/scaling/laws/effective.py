@@ -39,7 +39,6 @@ class Law(ScalingLaw):
         Parameter("beta", "1", LEAST_EXPONENT, 5),
         Parameter("R", "epochs", 1e-1, 1e5),
     )
-    weak = frozenset({"R"})
     together = frozenset({"unique_images", "images_seen"})
 
     def predict(self, parameters: Numbers, variables: Variables) -> Numbers:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mimcore.scaling.law import Numbers, Parameter, ScalingLaw, Variable, Variables, project
+from mimcore.scaling.law import Numbers, Parameter, ScalingLaw, Variable, Variables, project, softplus
 from mimcore.scaling.table import Array
 
 #: Newton's steps for the implicit equation, whose logarithm is monotone and bends one way: they converge from anywhere.
@@ -32,7 +32,6 @@ class Law(ScalingLaw):
         Parameter("c", "1", 1e-2, 5),
         Parameter("a", "1", 2e-2, 20),
     )
-    weak = frozenset({"span", "B", "a"})
 
     def predict(self, parameters: Numbers, variables: Variables) -> Numbers:
         """See ``ScalingLaw``."""
@@ -76,11 +75,5 @@ def _share(level: Numbers, a: Numbers) -> Numbers:
     odds = np.where(level.real < 0, level, level / np.maximum(a.real, 1.0))
     for _ in range(NEWTON):
         share = 1 / (1 + np.exp(-odds))
-        odds = odds - (a * _softplus(odds) - _softplus(-odds) - level) / (1 - share + a * share)
+        odds = odds - (a * softplus(odds) - softplus(-odds) - level) / (1 - share + a * share)
     return np.asarray(1 / (1 + np.exp(-odds)))
-
-
-def _softplus(x: Numbers) -> Numbers:
-    """``log(1 + exp(x))``, without overflow, for complex x too."""
-    above = x.real > 0
-    return np.asarray(np.where(above, x, 0) + np.log(1 + np.exp(np.where(above, -x, x))))

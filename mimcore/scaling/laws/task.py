@@ -27,7 +27,6 @@ class Law(ScalingLaw):
         Parameter("A", "value * loss ** -k", 1e-9, 1e3, of_value=True),
         Parameter("k", "1", 1e-2, 100),
     )
-    weak = frozenset({"floor", "A", "k"})
 
     def predict(self, parameters: Numbers, variables: Variables) -> Numbers:
         """See ``ScalingLaw``."""
