@@ -33,6 +33,7 @@ def page(title: str, figures: Sequence[Mapping[str, Any]]) -> str:
             name = f"{figure['name']}-{i}"
             specs[name] = interactive(panel)
             places.append(f'<div id="{name}" role="img" aria-label="{html.escape(panel.about, quote=True)}"></div>')
+        keys = [f"<li>{swatch} {html.escape(text)}</li>" for swatch, text in figure["keys"]]
         parts.append(
             f'<section><h2>{html.escape(figure["title"])}</h2><p class="caption">{html.escape(figure["caption"])}</p>'
             f'<ul class="legend">{"".join(keys)}</ul><div class="panels">{"".join(places)}</div></section>'
