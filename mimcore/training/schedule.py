@@ -1,5 +1,6 @@
 """A schedule: how long, how fast, with which images. Lengths are in images seen; ``Schedule.steps`` converts."""
 
+import itertools
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -112,9 +113,7 @@ class Schedule(Definition):
             if field in self.model_fields_set and self.decay != decay:
                 raise ValueError(f"{field} is an option of 'decay: {decay}', but decay is '{self.decay}'")
         inside = [self.warmup_images, *self.milestones, self.images_seen]
-        if self.decay == "multistep" and (
-            not self.milestones or any(a >= b for a, b in zip(inside, inside[1:], strict=False))
-        ):
+        if self.decay == "multistep" and (not self.milestones or any(a >= b for a, b in itertools.pairwise(inside))):
             raise ValueError(
                 f"milestones {list(self.milestones)} must ascend between warmup_images {self.warmup_images} and "
                 f"images_seen {self.images_seen}"
