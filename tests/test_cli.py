@@ -35,6 +35,9 @@ VERBS = {
     "report": [],
     "results": [],
     "explain": ["stage"],
+    "plan": ["--gpu", "--utilisation", "--gpus", "--price", "--probe", "--all", "--json", "--params"],
+    "advise": ["--budget", "--count", "--target", "--objective", "--law", "--write", "--json", "--params"],
+    "forecast": ["--law", "--params"],
     "look": ["subset", "seed", "--params"],
     "bench-data": ["what", "--run", "--seconds", "--json", "--params"],
 }

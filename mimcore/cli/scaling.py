@@ -73,7 +73,8 @@ def report() -> None:
     from mimcore.scaling.report import report as work
 
     artifacts = layout.ARTIFACTS
-    work(layout.RESULTS, layout.FIT / "fit.json", artifacts / "runs", artifacts / "provenance" / "runs", layout.REPORT)
+    provenance = artifacts / "provenance" / "runs"
+    work(layout.RESULTS, layout.FIT / "fit.json", artifacts / "runs", provenance, layout.REPORT, layout.FORECASTS)
     print(f"report: {layout.REPORT / 'report.html'}")
 
 
