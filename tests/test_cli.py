@@ -40,6 +40,7 @@ VERBS = {
     "forecast": ["--law", "--params"],
     "look": ["subset", "seed", "--params"],
     "bench-data": ["what", "--run", "--seconds", "--json", "--params"],
+    "profile": ["run", "--steps", "--out", "--params"],
 }
 
 

@@ -22,6 +22,7 @@ MAY = {
     "bench": {"data", "training"},
     "plan": {"evaluation", "models", "training"},
     "yaml_edit": set(),
+    "api": {"models", "data", "sampling", "training", "evaluation", "progress"},
     "progress": set(),
     "setaside": set(),
     "layout": set(),
