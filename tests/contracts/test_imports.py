@@ -20,6 +20,8 @@ MAY = {
     "scaling": set(),
     "look": {"data", "sampling", "scaling"},
     "bench": {"data", "training"},
+    "plan": {"evaluation", "models", "training"},
+    "yaml_edit": set(),
     "api": {"models", "data", "sampling", "training", "evaluation", "progress"},
     "progress": set(),
     "setaside": set(),
