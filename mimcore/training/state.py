@@ -73,7 +73,7 @@ def start_run(definition: Mapping[str, Any], device: torch.device) -> Run:
     torch.manual_seed(derive(seed, "weights"))
     encoder = encoders.build(resolve(encoders.Config, definition["model"], "models"))
     objective = module.Objective(encoder, resolve(module.Config, options, "objectives"))
-    encoders.place(objective, device, schedule.precision)
+    encoders.place(objective, device)
     objective.train()
     optimizer = build_optimizer(objective, schedule)
     return Run(encoder, objective, optimizer, schedule, seed, device, objective, schedule.batch_size)
