@@ -185,16 +185,14 @@ def initialize(module: nn.Module) -> None:
             nn.init.zeros_(part.bias)
 
 
-def place(module: nn.Module, device: torch.device, precision: str) -> nn.Module:
+def place(module: nn.Module, device: torch.device) -> nn.Module:
     """Move a model to its device and choose the attention that is fast there.
 
-    On a CPU, for the short sequences of masked image modeling, plain products were the faster in bf16, and fused ones in float32
-    (docs/performance.md).
+    On a CPU, for the short sequences of masked image modeling, plain products were the faster in bf16 (docs/performance.md).
     """
-    fused = device.type != "cpu" or precision == "float32"
     for part in module.modules():
         if hasattr(part, "fused_attn"):
-            part.fused_attn = bool(timm.layers.use_fused_attn()) and fused  # type: ignore[assignment]
+            part.fused_attn = bool(timm.layers.use_fused_attn()) and device.type != "cpu"  # type: ignore[assignment]
     return module.to(device)
 
 

@@ -117,7 +117,7 @@ def writer(name: str, folder: Path) -> Write:
     """
     try:
         if name == "dvclive":
-            from dvclive import Live  # type: ignore[attr-defined, unused-ignore]
+            from dvclive.live import Live
 
             live: Any = Live(str(folder / "dvclive"), save_dvc_exp=False, dvcyaml=None, report=None, resume=True)
 
