@@ -20,7 +20,7 @@ from mimcore.sampling.manifest import write_manifest
 from mimcore.sampling.overlap import Overlap, leave_out
 from mimcore.sampling.pipeline import Step
 from mimcore.sampling.sheet import SHOWN, write_sheet
-from mimcore.sampling.source import I64, Left, Progress, Source
+from mimcore.sampling.source import I64, Left, Progress, RowsError, Source
 
 
 class Subset(Definition):
@@ -47,6 +47,17 @@ def mistakes(options: Mapping[str, Any], where: str) -> list[str]:
         return found
     subset = Subset.model_validate(dict(options))
     return list(pipeline.mistakes(subset.strategy, subset.options, subset.steps, where))
+
+
+def resolve(name: str, options: Mapping[str, Any]) -> Subset:
+    """A subset's definition, checked.
+
+    Raises:
+        UserError: with all mistakes at once.
+    """
+    if wrong := mistakes(options, f"subsets.{name}"):
+        raise UserError("\n".join(wrong))
+    return Subset.model_validate(dict(options))
 
 
 def sample(
@@ -80,10 +91,7 @@ def sample(
         UserError: an option is wrong, a file that it names is not what was pinned, or fewer images are left than are
             asked for.
     """
-    where = f"subsets.{name}"
-    subset = definition.resolve(Subset, options, where)
-    if wrong := mistakes(options, where):
-        raise UserError("\n".join(wrong))
+    subset = resolve(name, options)
     source = Source([index / "index.parquet"], progress=progress)
     training = source.left().only(source.scan(_training, ["split"]))
     indexes = {**{pool: index.parent / pool for pool in subset.overlap.pools}, subset.pool: index}
@@ -133,6 +141,8 @@ def choose(
     images = left.count
     try:
         left, overlap = leave_out(source, left, indexes, subset.overlap)
+    except RowsError:
+        raise
     except UserError as error:
         raise UserError(f"{where}.overlap.{error}") from None
     left, steps = pipeline.run_steps(source, left, subset.steps, seed, root, where)

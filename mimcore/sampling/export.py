@@ -8,7 +8,7 @@ from mimcore import artifacts, definition
 from mimcore.data.listing import read_listing
 from mimcore.data.pool import load_pool
 from mimcore.errors import UserError
-from mimcore.sampling.draw import Subset, choose, mistakes
+from mimcore.sampling.draw import choose, resolve
 from mimcore.sampling.manifest import write_manifest
 from mimcore.sampling.source import Progress, Source
 
@@ -49,14 +49,11 @@ def export(
         UserError: the pool is of another format or has changed, an option is wrong, or fewer rows are left than are
             asked for.
     """
-    where = f"subsets.{name}"
-    subset = definition.resolve(Subset, options, where)
-    if wrong := mistakes(options, where):
-        raise UserError("\n".join(wrong))
+    subset = resolve(name, options)
     pool = load_pool(subset.pool, pool_options, root)
     if pool.format_name != "metadata":
         raise UserError(
-            f"{where}.pool: pool '{subset.pool}' is of the format '{pool.format_name}', whose images are here already; draw"
+            f"subsets.{name}.pool: pool '{subset.pool}' is of the format '{pool.format_name}', whose images are here already; draw"
             " from it with 'mimcore sample', or name a pool of the format 'metadata'."
         )
     pool.prepare()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
+from mimcore.sampling.memory import give_back
 from mimcore.sampling.source import I64, Source
 
 #: Rows of a row group of the manifest.
@@ -16,7 +17,7 @@ _GROUP = 1 << 16
 #: Parts that chosen rows are sorted into while they are read: more would be too many open files.
 _PARTS = 64
 #: Bytes of chosen rows in memory before they go to disk.
-_HELD = 48 << 20
+_HELD = 32 << 20
 
 
 def write_manifest(
@@ -38,6 +39,7 @@ def write_manifest(
         columns: the columns wanted, None for all.
         look: is shown the rows as they are written, part by part.
     """
+    give_back()  # of the draw before
     wanted = list(source.schema.names if columns is None else columns)
     schema = pa.schema([source.schema.field(name) for name in wanted]).append(pa.field("rank", pa.int64()))
     by_number = np.argsort(drawn)

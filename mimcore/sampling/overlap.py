@@ -80,7 +80,10 @@ def leave_out(
 
 def _hashes(index: Path, pool: str, config: Overlap) -> U64:
     """Hashes of a pool's validation images: of the same column, else of the one that indexing makes."""
-    held_out = read_split(index, "val", list({config.column, _OWN}))
+    try:
+        held_out = read_split(index, "val", list({config.column, _OWN}))
+    except UserError as error:
+        raise UserError(f"pools: the validation images of pool '{pool}' are not known, since {error}") from None
     column = config.column if config.column in held_out.column_names else _OWN
     if column not in held_out.column_names:
         raise UserError(

@@ -17,7 +17,7 @@ from mimcore.errors import UserError
 from mimcore.sampling import columns
 from mimcore.sampling.bottom import Bottom, Order
 from mimcore.sampling.files import located
-from mimcore.sampling.source import I64, Left, Source
+from mimcore.sampling.source import I64, Left, RowsError, Source
 
 T = TypeVar("T")
 
@@ -86,6 +86,8 @@ class Strategy:
                 return found, told
             rows, numbers = source.table(self._columns(), left, self._compact(seed))
             return left.only(iter([numbers[self.module.keep(rows, self.config, seed)]])), {}
+        except RowsError:
+            raise
         except UserError as error:
             raise self._placed(error) from None
 
@@ -104,6 +106,8 @@ class Strategy:
                 rows, numbers = source.table(self._columns(), left)
                 return np.asarray(numbers[self.module.draw(rows, self.config, images, seed)])
             return self._in_order(source, left, images, seed)
+        except RowsError:
+            raise
         except UserError as error:
             raise self._placed(error) from None
 

@@ -19,7 +19,7 @@ I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 #: Bytes of a table that is handed out, about.
-_PART = 16 << 20
+_PART = 8 << 20
 #: Bytes of a column that are read at a time; without, a whole row group would be in memory.
 _BUFFER = 1 << 20
 #: Rows of which a pass takes so long that its progress is told.
@@ -30,6 +30,10 @@ _THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity
 
 #: Called with the name of a pass, rows done, and rows in all.
 Progress = Callable[[str, int, int], None]
+
+
+class RowsError(UserError):
+    """Files of rows are at fault, and no option."""
 
 
 class Scan(Protocol):
@@ -107,7 +111,7 @@ class Source:
             progress: told of each pass that is long, row group by row group.
 
         Raises:
-            UserError: a file is missing or broken, or has other columns than the first.
+            RowsError: a file is missing or broken, or has other columns than the first.
         """
         self._open_file = open_file
         self._progress = progress
@@ -123,14 +127,14 @@ class Source:
                 own = opened.schema_arrow.remove_metadata()
                 schema = schema or own
                 if own != schema:
-                    raise UserError(f"{file} has other columns than {files[0]}; make them alike, or take it out.")
+                    raise RowsError(f"{file} has other columns than {files[0]}; make them alike, or take it out.")
                 for number in range(opened.num_row_groups):
                     rows = opened.metadata.row_group(number).num_rows
                     self.groups.append(Group(file, number, self.rows, rows))
                     self.rows += rows
         assert schema is not None
         if key not in schema.names:
-            raise UserError(f"{files[0]}: there is no column '{key}' of keys (known: {', '.join(schema.names)}).")
+            raise RowsError(f"{files[0]}: there is no column '{key}' of keys (known: {', '.join(schema.names)}).")
         if key != "key":
             if "key" in schema.names:
                 schema = schema.remove(schema.get_field_index("key"))
@@ -155,7 +159,7 @@ class Source:
             what ``work`` returns, in the order of the rows.
 
         Raises:
-            UserError: a file cannot be read.
+            RowsError: a file cannot be read.
         """
         wanted = self.schema.names if columns is None else [name for name in columns if name in self.schema.names]
         if len(self.groups) == 1:
@@ -206,7 +210,7 @@ class Source:
             try:
                 for rows in _tables(file, group.number, stored):
                     if self.key in stored and rows[self.key].null_count:
-                        raise UserError(f"{group.file}: some rows have no '{self.key}', which is their key; drop them.")
+                        raise RowsError(f"{group.file}: some rows have no '{self.key}', which is their key; drop them.")
                     numbers = np.arange(group.first + first, group.first + first + rows.num_rows)
                     first += rows.num_rows
                     if mask is not None:
@@ -217,7 +221,7 @@ class Source:
                         rows = pa.table([keys if name == "key" else rows[name] for name in columns], names=columns)
                     found.append(work(rows.select(columns), numbers))
             except (OSError, pa.ArrowException) as error:
-                raise UserError(f"{group.file} cannot be read ({error}); fetch or make it anew.") from error
+                raise RowsError(f"{group.file} cannot be read ({error}); fetch or make it anew.") from error
         return found
 
     def _opened(self, file: str) -> pq.ParquetFile:
@@ -227,9 +231,9 @@ class Source:
                 self._open_file(file), metadata=self._ends.get(file), buffer_size=_BUFFER, pre_buffer=False
             )
         except FileNotFoundError:
-            raise UserError(f"{file} is missing; bring it up to date with 'dvc repro'.") from None
+            raise RowsError(f"{file} is missing; bring it up to date with 'dvc repro'.") from None
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{file} cannot be read ({error}); fetch or make it anew.") from error
+            raise RowsError(f"{file} cannot be read ({error}); fetch or make it anew.") from error
 
 
 def _tables(file: pq.ParquetFile, number: int, columns: list[str]) -> Iterator[pa.Table]:

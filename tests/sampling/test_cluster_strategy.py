@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from drawing import check_draw, drawing
 from features import blobs, pinned, write_features
@@ -42,6 +43,27 @@ def test_draws_are_nested_and_order_free(config: cluster.Config, data: st.DataOb
     check_draw(drawing(cluster, config), ROWS, data)
 
 
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_clusters_of_a_part_of_the_images_are_order_free(config: cluster.Config, data: st.DataObject) -> None:
+    part = config.model_copy(update={"clusters": [9, 4], "resampling_steps": [2, 1], "fit_images": 40})
+    check_draw(drawing(cluster, part), ROWS, data)
+
+
+def test_the_order_of_vectors_does_not_matter(tmp_path: Path) -> None:
+    """Nor how the file is cut into row groups; without any structure, where most points are between clusters."""
+    vectors = np.random.default_rng(3).normal(size=(6000, 16)).astype(np.float32)
+    keys = [f"{number}" for number in range(6000)]
+    draws = []
+    for seed, group in [(0, 6000), (1, 997)]:
+        order = np.random.default_rng(seed).permutation(6000)
+        table = pa.table({"key": [keys[place] for place in order], "feature": list(vectors[order])})
+        pq.write_table(table, tmp_path / f"{seed}.parquet", row_group_size=group)
+        config = cluster.Config(features=pinned(tmp_path / f"{seed}.parquet"), clusters=[40, 5], fit_images=2000)
+        draws.append(drawing(cluster, config)(pa.table({"key": keys}), 6000))
+    assert draws[0] == draws[1]
+
+
 def test_golden_draw(config: cluster.Config) -> None:
     assert drawing(cluster, config)(ROWS, 6) == GOLDEN
     assert drawing(cluster, config, "s1")(ROWS, 6) != GOLDEN
@@ -79,8 +101,10 @@ def test_mistakes(config: cluster.Config, tmp_path: Path) -> None:
     file = tmp_path / "f.parquet"
     np.save(tmp_path / "f.npy", VECTORS)
     np.save(tmp_path / "flat.npy", VECTORS.ravel())
+    (tmp_path / "all.txt").write_text("\n".join(KEYS))
     (tmp_path / "keys.txt").write_text("\n".join([*KEYS[:-1], KEYS[0]]))
-    array, keys = pinned(tmp_path / "f.npy"), pinned(tmp_path / "keys.txt")
+    (tmp_path / "more.txt").write_text("\n".join([*KEYS, "more"]))
+    array, every, keys, more = (pinned(tmp_path / name) for name in ("f.npy", "all.txt", "keys.txt", "more.txt"))
     zero = VECTORS.copy()
     zero[3] = 0
     for options, message in [
@@ -88,15 +112,21 @@ def test_mistakes(config: cluster.Config, tmp_path: Path) -> None:
         ({"features": array}, r"^features: an \.npy array needs the file 'keys' beside it"),
         ({"features": array, "keys": keys}, r"^features: .*f\.npy has 68 vectors but 67 different keys"),
         (
-            {"features": pinned(tmp_path / "flat.npy"), "keys": keys},
+            {"features": pinned(tmp_path / "flat.npy"), "keys": every},
             r"holds float32 of shape \(544,\), not a vector for",
         ),
-        ({"features": config.features, "clusters": [69]}, r"^clusters: 69 are asked for, but there are 68 images"),
+        ({"features": array, "keys": more}, r"^features: .*f\.npy has not as many vectors as there are keys \(69\)"),
+        ({"features": config.features, "clusters": [69]}, r"^clusters: 69 are .* but they are found from 68 images"),
+        ({"features": config.features, "clusters": [41], "fit_images": 40}, r"^clusters: 41 .* found from 40 images"),
     ]:
         with pytest.raises(UserError, match=message):
             cluster.draw(ROWS, cluster.Config(**{"clusters": [4], **options}), 5, "s0")
         file.unlink(missing_ok=True)
-    with pytest.raises(UserError, match=r"1 of the vectors in .* are zero or not finite, first in row 3"):
+    with pytest.raises(UserError, match=r"the vector in row 3 of .* is zero or not finite"):
         cluster.draw(ROWS, cluster.Config(features=write_features(file, KEYS, zero), clusters=[4]), 5, "s0")
     (wrong,) = problems(cluster.Config, {"features": array.model_dump(), "clusters": [10, 10]}, "options")
     assert wrong.startswith("options.clusters: each level needs fewer clusters than the one before it")
+    (wrong,) = problems(
+        cluster.Config, {"features": array.model_dump(), "clusters": [9, 4], "resampling_steps": [1]}, "options"
+    )
+    assert "resampling_steps: give a number, zero or more, for each level of 'clusters'" in wrong

@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from drawing import check_draw, check_growth, drawing
 from features import blobs, write_features
@@ -55,6 +56,19 @@ def test_equal_images_go_by_hash(tmp_path: Path) -> None:
     }
     expected = [KEYS[place] for place in bottom(KEYS, 7, "s0")]
     assert drawing(nearest, nearest.Config(**config))(ROWS, 7) == expected
+
+
+def test_the_order_of_vectors_does_not_matter(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    vectors, keys = generator.normal(size=(9000, 16)).astype(np.float32), [f"{number}" for number in range(9000)]
+    reference = write_features(tmp_path / "to.parquet", ["x", "y"], vectors[:2])
+    draws = []
+    for name in ("a", "b"):
+        order = generator.permutation(9000)
+        file = write_features(tmp_path / f"{name}.parquet", [keys[place] for place in order], vectors[order])
+        config = nearest.Config(features=file, reference=reference)
+        draws.append(drawing(nearest, config)(pa.table({"key": keys}), 9000))
+    assert draws[0] == draws[1]
 
 
 def test_golden_draw(config: nearest.Config) -> None:

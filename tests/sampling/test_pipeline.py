@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from mimcore.errors import UserError
 from mimcore.sampling import draw
 from mimcore.sampling.draw import mistakes, sample
-from mimcore.sampling.pipeline import Step, load_draw, run_steps
+from mimcore.sampling.pipeline import Step, load, load_draw, run_steps
+from mimcore.sampling.source import Source
 
 STEPS: list[dict[str, Any]] = [
     {"strategy": "dedup", "options": {"distance": 0}},
@@ -103,6 +104,11 @@ def test_copies_of_validation_images_are_left_out_and_counted(root: Path) -> Non
         UserError, match=r"^subsets\.x\.overlap\.pools: the index of pool 'plain' has no column 'phash'"
     ):
         drawn(root, overlap={"pools": ["plain"]})
+    with pytest.raises(
+        UserError,
+        match=r"^subsets\.x\.overlap\.pools: the validation images of pool 'gone' are not known, since .* is missing; bring",
+    ):
+        drawn(root, overlap={"pools": ["gone"]})
 
 
 def test_a_drawing_strategy_as_a_step_says_how_many_it_leaves(root: Path) -> None:
@@ -190,3 +196,23 @@ def test_compositions_are_nested_order_free_and_grow_by_newcomers(keys: list[str
     before = data.draw(st.integers(1, len(keys)))
     old, new = composed(rows.slice(0, before), images, "s0"), composed(rows, images, "s0")
     assert set(new) - set(old) <= set(keys[before:])
+
+
+@pytest.mark.parametrize("strategy", ["random", "top", "cluster", "filter"])
+def test_a_file_that_cannot_be_read_is_no_fault_of_an_option(strategy: str, root: Path) -> None:
+    file = root / "artifacts/index/photos/index.parquet"
+    pinned = {"path": str(file), "sha256": "0" * 16}
+    options: dict[str, Any] = {
+        "random": {},
+        "top": {"column": "label"},
+        "cluster": {"features": pinned, "clusters": [2]},
+        "filter": {"where": [{"column": "label", "above": 0}]},
+    }[strategy]
+    source = Source([file])
+    file.unlink()
+    step = load(strategy, options, "subsets.x")
+    with pytest.raises(UserError, match=rf"^{file} is missing; bring it up to date"):
+        if step.keeps:
+            step.keep(source, source.left(), "s0")
+        else:
+            step.draw(source, source.left(), 3, "s0")

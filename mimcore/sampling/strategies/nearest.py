@@ -10,28 +10,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mimcore.data.hashing import bottom, salted
-from mimcore.definition import Definition
 from mimcore.errors import UserError
-from mimcore.sampling.features import features_of, read_vectors
+from mimcore.sampling.features import FeatureOptions, Features, read_vectors
 from mimcore.sampling.files import PinnedFile
 
-#: Images compared with the references at a time.
-_BLOCK = 1 << 12
-#: Below this, float32 sums depend on the processor.
+#: Vectors in float32 differ below this; products in float64 do not, wherever in a block a vector lies.
 _DECIMALS = 6
 
 
-class Config(Definition):
+class Config(FeatureOptions):
     """Options of the strategy."""
 
-    #: Vectors of the pool's images: Parquet with ``key`` and ``feature``, or an ``.npy`` array.
-    features: PinnedFile
-    #: Text file with the key of each vector of an ``.npy`` array.
-    keys: PinnedFile | None = None
     #: Vectors to be near to, of the same kind and encoder; keys are not looked at.
     reference: PinnedFile
-    #: Decides with the seed among equal similarities.
-    salt: str = ""
 
 
 def nested(config: Config) -> bool:
@@ -59,17 +50,16 @@ def draw(rows: pa.Table, config: Config, images: int, seed: str) -> npt.NDArray[
     Raises:
         UserError: a file does not fit, or an image has no vector; it begins with the option.
     """
-    vectors = features_of(rows, config.features, config.keys, "features")  # (N, D)
+    features = Features(rows, config)
     reference = read_vectors(config.reference, "reference")  # (R, D)
-    if not len(reference) or reference.shape[1] != vectors.shape[1]:
-        raise UserError(
-            f"reference: it has {len(reference)} vectors of {reference.shape[1]} numbers, and the pool's have"
-            f" {vectors.shape[1]}; make both with one encoder."
-        )
+    similarity = np.empty(rows.num_rows)
+    for places, vectors in features.scan():
+        if reference.shape[1] != vectors.shape[1]:
+            raise UserError(
+                f"reference: it has {len(reference)} vectors of {reference.shape[1]} numbers, and the pool's have"
+                f" {vectors.shape[1]}; make both with one encoder."
+            )
+        similarity[places] = (vectors @ reference.T).max(axis=1)
     order = bottom(rows["key"], rows.num_rows, salted(config.salt, seed))
-    similarity = np.empty(len(order))
-    for first in range(0, len(order), _BLOCK):
-        block = slice(first, first + _BLOCK)
-        similarity[block] = (vectors[order[block]] @ reference.T).max(axis=1)
-    best = np.argsort(-similarity.round(_DECIMALS), kind="stable")
+    best = np.argsort(-similarity[order].round(_DECIMALS), kind="stable")
     return order[best[:images]]
