@@ -17,9 +17,9 @@ from mimcore.models.patches import encode_hidden, window_statistics
 
 
 class Config(Definition):
-    """Options of SimMIM; the defaults are the paper's (sections 3.2 to 3.4 and 4.1.2)."""
+    """Options of SimMIM; the defaults are the paper's (sections 3.2 to 3.4 and 4.1)."""
 
-    #: Part of the mask units that is hidden (section 4.1.2).
+    #: Part of the mask units that is hidden (section 4.1).
     mask_ratio: float = Field(0.6, gt=0, lt=1)
     #: Height and width of what is hidden or seen as a whole, pixels: a multiple of the patch size (section 3.2).
     mask_unit: int = Field(32, ge=1)
@@ -87,7 +87,7 @@ class Objective(nn.Module):
         return random_order(batch, self.grid[0] * self.grid[1], generator)
 
     def forward(self, images: Tensor, drawn: Tensor) -> dict[str, Tensor]:
-        """Mean error of the masked pixels (section 3.4, equation 1).
+        """Mean error of the masked pixels (section 3.4).
 
         Args:
             images: normalised, float ``(B, C, H, W)``.
