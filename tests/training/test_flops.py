@@ -52,6 +52,16 @@ def test_mask_tokens_in_the_encoder_would_cost_what_the_paper_says():
     assert (2 * embed + 3 * rest) / without == pytest.approx(3.3, abs=0.1)
 
 
+def test_simmim_costs_the_encoder_on_all_patches_and_a_linear_head():
+    """Xie et al. 2022, sections 3.2 and 3.3; a target that is standardised has no matrix products."""
+    model = {"image_size": 64, "embed_dim": 96, "depth": 2, "num_heads": 3}
+    with torch.device("meta"):
+        encoder = encoders.build(encoders.Config(**model))
+    head = 2 * 16 * 96 * (16 * 16 * 3)
+    for options in ({}, {"target_window": 47}):
+        assert trace(model, {"module": "simmim", **options}).forward == encoder_flops(encoder) + head
+
+
 def test_an_encoder_on_all_patches_has_its_published_cost():
     """Touvron et al. 2021 (table 5 of 'Training data-efficient image transformers'): ViT-B/16 at 224 has 17.6 GMACs."""
     with torch.device("meta"):
