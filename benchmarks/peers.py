@@ -172,11 +172,12 @@ def official_simmim(
         grid = chosen.view(batch, side, side)
         return grid.repeat_interleave(scale, 1).repeat_interleave(scale, 2).to(device, torch.long)
 
-    drawn: dict[int, Tensor] = {}
+    drawn: list[Tensor] = []
 
     def loss_of(images: Tensor) -> Tensor:
-        mask = drawn.setdefault(len(images), masks(len(images)) if len(images) not in drawn else images)
-        loss: Tensor = model(images, mask)
+        if not drawn:
+            drawn.append(masks(len(images)))
+        loss: Tensor = model(images, drawn[0])
         return loss
 
     return step_of(model, loss_of, device, precision, max_norm=5.0)

@@ -21,8 +21,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-VIT = {"architecture": "vit_base_patch16_224", "image_size": 224, "patch_size": 16}
-
 
 def vit(width: int, depth: int, heads: int, patch: int = 16, size: int = 224) -> dict[str, int]:
     """The encoder of a setting."""
@@ -103,7 +101,11 @@ def implementations(arguments: argparse.Namespace, setting: str) -> list[str]:
     import peers
 
     checkout = arguments.simmim if setting in SWIN else arguments.mae
-    found = ["mimcore", *(["official"] if checkout else []), *([] if setting in SWIN else peers.names([]))]
+    found = [
+        *([] if setting in SWIN else ["mimcore"]),
+        *(["official"] if checkout else []),
+        *([] if setting in SWIN else peers.names([])),
+    ]
     return [name for name in found if not arguments.only or name in arguments.only]
 
 
@@ -133,7 +135,7 @@ def compare(arguments: argparse.Namespace, setting: str, precision: str) -> list
 def start(arguments: argparse.Namespace, name: str, setting: str, precision: str) -> "subprocess.Popen[str]":
     """A process that has taken its first steps and waits to be told; the next one starts then."""
     command = [sys.executable, __file__, "--worker", name, "--settings", setting, "--precisions", precision]
-    for option in ("mae", "simmim", "device", "threads", "seconds", "batch_size", "compile", "images"):
+    for option in ("mae", "simmim", "device", "threads", "seconds", "batch_size", "compile"):
         if (value := getattr(arguments, option)) is not None:
             command += [f"--{option.replace('_', '-')}", str(value)]
     environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads)}
@@ -257,10 +259,12 @@ def ours(arguments: argparse.Namespace, setting: str, precision: str, batch_size
 
     from mimcore.execution import Execution
     from mimcore.training.flops import training_flops_per_image
+    from mimcore.training.live import matrix_rate
     from mimcore.training.state import start_run
-    from mimcore.training.step import train_step
+    from mimcore.training.step import speed_up, train_step
 
-    device = Execution(device=arguments.device, threads=arguments.threads).start()
+    execution = Execution(device=arguments.device, threads=arguments.threads, compile=arguments.compile)
+    device = execution.start()
     encoder, decoder, *_ = SETTINGS[setting]
     schedule = {
         "images_seen": batch_size << 20,
@@ -278,6 +282,7 @@ def ours(arguments: argparse.Namespace, setting: str, precision: str, batch_size
     run = start_run(definition, device)
     size = encoder["image_size"]
     images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8, device=device)
+    speed_up(run, execution, images[:2])
 
     def facts() -> dict[str, float]:
         return {
@@ -286,22 +291,6 @@ def ours(arguments: argparse.Namespace, setting: str, precision: str, batch_size
         }
 
     return lambda: train_step(run, images), facts
-
-
-def matrix_rate(device: Any, precision: str, side: int | None = None) -> float:
-    """FLOP/s of a product of two square matrices, the best of ten."""
-    import torch
-
-    side = side or (8192 if device.type == "cuda" else 2048)
-    a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, precision)) for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        begun = time.perf_counter()
-        a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begun)
-    return 2 * side**3 / best
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ class Execution(Definition):
     activation_checkpointing: bool = False
     #: Compile the model: ``default``, or ``reduce-overhead`` with CUDA graphs for small models on a GPU (docs/training.md).
     compile: Literal["off", "default", "reduce-overhead"] = "off"
+    #: Write what the terminal shows as live files as well, into the scratch folder of the run.
+    live: list[Literal["dvclive", "tensorboard"]] = Field(default_factory=list)
     #: Seconds between checkpoints of a run in progress.
     checkpoint_seconds: float = Field(60, gt=0)
 

@@ -8,6 +8,8 @@ RESULTS = ARTIFACTS / "results"
 FIT = ARTIFACTS / "fit"
 REPORT = ARTIFACTS / "report"
 CHECK = ARTIFACTS / "check.json"
+#: Forecasts of runs that were not made yet; committed to git, as no result may change them.
+FORECASTS = Path("forecasts.json")
 
 
 def listing(pool: str) -> Path:

@@ -31,12 +31,16 @@ VERBS = {
     "evaluate": ["run", "task", "--params"],
     "floor": ["model", "task", "--params"],
     "collect": ["--params"],
-    "fit": ["--params"],
+    "fit": ["table", "--map", "--law", "--holdout", "--out", "--bootstrap", "--confidence", "--seed", "--params"],
     "report": [],
     "results": [],
     "explain": ["stage"],
+    "plan": ["--gpu", "--utilisation", "--gpus", "--price", "--probe", "--all", "--json", "--params"],
+    "advise": ["--budget", "--count", "--target", "--objective", "--law", "--write", "--json", "--params"],
+    "forecast": ["--law", "--params"],
     "look": ["subset", "seed", "--params"],
     "bench-data": ["what", "--run", "--seconds", "--json", "--params"],
+    "profile": ["run", "--steps", "--out", "--params"],
 }
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mimcore import layout
-from mimcore.cli.base import ANSWER, PARAMS, Params, app
+from mimcore.cli.base import ANSWER, PARAMS, Params, RunName, app
 from mimcore.errors import UserError
 from mimcore.study import Study
 
@@ -56,6 +56,44 @@ def bench_data(
     print(*sentences(figures), "", advice(figures), sep="\n")
     if json_file is not None:
         write_json(json_file, rows(figures, title))
+
+
+@app.command(rich_help_panel=ANSWER)
+def profile(
+    run: RunName,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to measure.")] = 5,
+    out: Annotated[Path, typer.Option("--out", help="The trace, for Perfetto or chrome://tracing.")] = Path(
+        "trace.json"
+    ),
+    params: Params = PARAMS,
+) -> None:
+    """Take a few steps of a run and say where their time goes; nothing is kept but the trace."""
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from mimcore.bench.data import read_sample
+    from mimcore.bench.profile import profiled
+    from mimcore.data.loader import Images
+    from mimcore.training.pretrain import arriving, training_batches
+    from mimcore.training.state import start_run
+    from mimcore.training.step import speed_up
+
+    study = Study.read(params)
+    declared, at = study.declared_run(run), study.runs[run]
+    rows = read_sample(layout.subset(at.subset, at.seed) / "manifest.parquet").rows
+    device, pool = study.execution.start(), study.options("pools", study.pool_of("subsets", at.subset))
+    state = start_run(declared, device)
+    cache = study.execution.image_cache_mib
+    images = Images(pool, rows, state.encoder.image_size, Path.cwd(), cache, state.encoder.channels)
+    speed_up(state, study.execution, torch.from_numpy(images.get([0])))
+    batches = training_batches(state, images, study.execution)
+    found = profiled(state, arriving(state, batches, study.execution, 0, steps + 2), out, steps)
+    table, total = Table("part of a step", "ms", "share", title=f"{run}, {device}"), sum(found.values())
+    for part, milliseconds in found.items():
+        table.add_row(part, f"{milliseconds:,.1f}", f"{milliseconds / total:.0%}")
+    Console().print(table)
+    print(f"trace: {out}")
 
 
 def _measured(study: Study, what: str | None, run: str | None) -> tuple[str, str, Path]:

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from mimcore import layout
 from mimcore.cli.base import ANSWER, PARAMS, WORK, Params, app
+from mimcore.errors import UserError
 from mimcore.study import Study
 
 
@@ -25,11 +29,42 @@ def collect(params: Params = PARAMS) -> None:
 
 
 @app.command(rich_help_panel=WORK)
-def fit(params: Params = PARAMS) -> None:
-    """Fit scaling laws to the table, with intervals and diagnostics."""
+def fit(
+    table: Annotated[
+        Path | None, typer.Argument(help="A CSV or Parquet table to fit one law to; without it, the study's results.")
+    ] = None,
+    mapping: Annotated[Path | None, typer.Option("--map", help="What the table's columns mean (YAML).")] = None,
+    law: Annotated[str | None, typer.Option(help="The law: a file of mimcore/scaling/laws.")] = None,
+    holdout: Annotated[
+        str | None, typer.Option(help="Rows to forecast instead of fitting them, such as 'params_m > 1000'.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The JSON file to write.")] = None,
+    bootstrap: Annotated[int, typer.Option(help="Refits behind the intervals.")] = 1000,
+    confidence: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Seed of the refits.")] = 0,
+    params: Params = PARAMS,
+) -> None:
+    """Fit scaling laws to the study's results, or one law to any TABLE (with --law and --out)."""
     from mimcore.scaling.fit import fit as work
 
-    work(layout.RESULTS / "results.parquet", Study.read(params).fit, layout.FIT)
+    if table is None:
+        if mapping or law or holdout or out:
+            raise UserError(
+                "--map, --law, --holdout and --out are for a table: mimcore fit TABLE --law NAME --out FIT.json."
+            )
+        work(layout.RESULTS / "results.parquet", Study.read(params).fit, layout.FIT)
+        return
+    if law is None or out is None:
+        raise UserError("mimcore fit TABLE needs --law NAME and --out FIT.json.")
+    _fit_table(table, mapping, law, holdout, out, {"bootstrap": bootstrap, "confidence": confidence, "seed": seed})
+
+
+def _fit_table(
+    table: Path, mapping: Path | None, law: str, holdout: str | None, out: Path, options: dict[str, Any]
+) -> None:
+    from mimcore.scaling.fit_table import fit_table, summary
+
+    print(summary(fit_table(table, law, out, mapping=mapping, holdout=holdout, options=options)))
 
 
 @app.command(rich_help_panel=WORK)
@@ -38,7 +73,8 @@ def report() -> None:
     from mimcore.scaling.report import report as work
 
     artifacts = layout.ARTIFACTS
-    work(layout.RESULTS, layout.FIT / "fit.json", artifacts / "runs", artifacts / "provenance" / "runs", layout.REPORT)
+    provenance = artifacts / "provenance" / "runs"
+    work(layout.RESULTS, layout.FIT / "fit.json", artifacts / "runs", provenance, layout.REPORT, layout.FORECASTS)
     print(f"report: {layout.REPORT / 'report.html'}")
 
 

@@ -1,5 +1,7 @@
 """Which patches are hidden."""
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
@@ -7,6 +9,11 @@ from torch import Generator, Tensor
 def kept_patches(patches: int, mask_ratio: float) -> int:
     """How many of an image's patches are kept: ``int(N * (1 - mask_ratio))``, as in MAE's released code, at least one."""
     return max(1, int(patches * (1 - mask_ratio)))
+
+
+def hidden_units(units: int, mask_ratio: float) -> int:
+    """How many of an image's mask units are hidden: ``ceil(U * mask_ratio)``, as in SimMIM's released code."""
+    return math.ceil(units * mask_ratio)
 
 
 def random_order(batch: int, patches: int, generator: Generator) -> Tensor:

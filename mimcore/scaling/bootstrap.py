@@ -1,9 +1,10 @@
 """Uncertainty of a fitted law: a hierarchical bootstrap over subsets' sizes and seeds."""
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
+from mimcore.scaling.law import Numbers, Parameter, Variables
 from mimcore.scaling.table import Array
 
 #: No deviate moves a point by more than this on the log scale; beyond it every law is lost anyway.
@@ -11,19 +12,24 @@ LIMIT = 2.0
 
 
 class Curve(Protocol):
-    """What a law in ``mimcore/scaling/laws`` offers: ``class Law``, made without arguments."""
+    """A law in one variable, ``unique_images``, that fits many data sets at once by itself."""
 
-    name: str
-    formula: str
-    parameters: tuple[str, ...]
+    name: ClassVar[str]
+    formula: ClassVar[str]
+    parameters: ClassVar[tuple[Parameter, ...]]
 
     def fit(self, n: Array, y: Array) -> Array:
         """Fit ``(P,)`` or ``(R, P)`` values at ``(P,)`` sizes; return ``(K,)`` or ``(R, K)`` parameters."""
         ...
 
-    def predict(self, parameters: Array, n: Array) -> Array:
+    def predict(self, parameters: Numbers, variables: Variables) -> Numbers:
         """Evaluate ``(..., K)`` parameters at ``(N,)`` sizes; return ``(..., N)`` values."""
         ...
+
+
+def along(n: Array) -> dict[str, Array]:
+    """Return the variables of a curve in unique images."""
+    return {"unique_images": n}
 
 
 def replicate_fits(law: Curve, n: Array, y: Array, count: int, rng: np.random.Generator) -> Array | None:
@@ -53,7 +59,7 @@ def replicate_fits(law: Curve, n: Array, y: Array, count: int, rng: np.random.Ge
     freedom_sizes = len(sizes) - len(law.parameters)
     if freedom_seeds == 0 and freedom_sizes <= 0:
         return None
-    fitted = law.predict(law.fit(n, y), n)
+    fitted = law.predict(law.fit(n, y), along(n))
     residuals = np.log(y / fitted)
     means = np.bincount(group, residuals) / runs
     within = float(np.sum((residuals - means[group]) ** 2)) / max(freedom_seeds, 1)

@@ -52,12 +52,13 @@ CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A rendered chart; ``about`` says in a sentence what it shows."""
+    """A rendered chart; ``about`` says in a sentence what it shows, ``spec`` is the chart in Vega-Lite."""
 
     svg: str
     width: float
     height: float
     about: str
+    spec: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,11 @@ class Key:
 def render(chart: Any, about: str) -> Panel:
     """Draw an altair chart."""
     # Checking a chart against the schema takes longer than drawing it, and the tests look at what is drawn.
-    svg = vl_convert.vegalite_to_svg({**chart.to_dict(validate=False), "config": CONFIG})
+    spec = {**chart.to_dict(validate=False), "config": CONFIG}
+    svg = vl_convert.vegalite_to_svg(spec)
     found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     width, height = (float(part) for part in found.groups()) if found else (0.0, 0.0)
-    return Panel(svg, width, height, about)
+    return Panel(svg, width, height, about, spec)
 
 
 def inline(panel: Panel, name: str) -> str:

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from mimcore import artifacts, registry
 from mimcore.definition import Definition, resolve
+from mimcore.errors import UserError
 from mimcore.scaling import diagnostics
-from mimcore.scaling.bootstrap import Curve, replicate_fits
+from mimcore.scaling.bootstrap import Curve, along, replicate_fits
 from mimcore.scaling.statistics import tidy
 from mimcore.scaling.table import (
     Array,
@@ -97,7 +98,7 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
         UserError: an unknown option or law, or results that are missing or broken.
     """
     config = resolve(Config, options, "fit")
-    law: Curve = registry.load("law", config.law).Law()
+    law = _curve_law(config.law)
     rows = read_results(results)
     runs = runs_of(rows)
     diagnosed = diagnostics.diagnose(
@@ -111,12 +112,23 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
     ]
     found = {
         "options": config.model_dump(mode="json"),
-        "law": {"name": law.name, "formula": law.formula, "parameters": list(law.parameters)},
+        "law": {"name": law.name, "formula": law.formula, "parameters": [p.name for p in law.parameters]},
         "fits": fits,
         "diagnostics": diagnosed,
     }
     with artifacts.directory(output) as folder:
         artifacts.write_json(folder / "fit.json", found)
+    return found
+
+
+def _curve_law(name: str) -> Curve:
+    law = registry.load("law", name).Law()
+    if not hasattr(law, "fit"):
+        raise UserError(
+            f"fit.law: '{name}' is no law of a single curve in unique images; use 'power' here, and 'mimcore fit TABLE --law "
+            f"{name}' for a whole table."
+        )
+    found: Curve = law
     return found
 
 
@@ -160,7 +172,7 @@ def _fit_curve(law: Curve, points: Points, config: Config, risen: frozenset[int]
         "parameters": {
             name: dict(zip(("value", "low", "high"), interval, strict=True))
             for name, interval in zip(
-                law.parameters, _intervals(parameters, replicates, config.confidence), strict=True
+                [p.name for p in law.parameters], _intervals(parameters, replicates, config.confidence), strict=True
             )
         },
         "curve": _curve(law, points, parameters, replicates, grid, config.confidence),
@@ -181,7 +193,7 @@ def _reason_not_to_fit(law: Curve, points: Points) -> str | None:
     if np.ptp(points.y) <= 1e-9 * points.y.max():
         return f"{name} is the same at every size."
     first, last = (float(points.y[points.n == size].mean()) for size in (sizes[0], sizes[-1]))
-    ends = law.predict(law.fit(points.n, points.y), sizes[[0, -1]])
+    ends = law.predict(law.fit(points.n, points.y), along(sizes[[0, -1]]))
     if last >= first or ends[1] >= ends[0]:
         return f"{name} does not get better with more images ({_number(points, first)} to {_number(points, last)})."
     return None
@@ -211,9 +223,8 @@ def _is_vague(law: Curve, replicates: Array | None, confidence: float) -> bool:
     """Whether the exponent is too uncertain to be quoted; the curve may still be sure."""
     if replicates is None:
         return True
-    if "exponent" not in law.parameters:
-        return False
-    low, high = _quantiles(replicates[:, law.parameters.index("exponent")], confidence)
+    names = [p.name for p in law.parameters]
+    low, high = _quantiles(replicates[:, names.index("exponent")], confidence)
     return bool(high > VAGUE * low)
 
 
@@ -221,7 +232,7 @@ def _misfit(law: Curve, parameters: Array, points: Points) -> float | None:
     """Root mean square over sizes of log(mean / law): how far the law is off, as a fraction of what it fits."""
     sizes = np.unique(points.n)
     means = np.array([points.y[points.n == size].mean() for size in sizes])
-    return tidy(float(np.sqrt(np.mean(np.log(means / law.predict(parameters, sizes)) ** 2))))
+    return tidy(float(np.sqrt(np.mean(np.log(means / law.predict(parameters, along(sizes))) ** 2))))
 
 
 def _means(points: Points) -> list[dict[str, Any]]:
@@ -237,8 +248,8 @@ def _curve(
     law: Curve, points: Points, parameters: Array, replicates: Array | None, n: Array, confidence: float
 ) -> dict[str, list[Any]]:
     """The law in the metric's own terms at ``n``, with its band."""
-    value = points.values(law.predict(parameters, n))
-    band = None if replicates is None else points.values(law.predict(replicates, n))
+    value = points.values(law.predict(parameters, along(n)))
+    band = None if replicates is None else points.values(law.predict(replicates, along(n)))
     columns = list(zip(*_intervals(value, band, confidence), strict=True)) or [(), (), ()]
     names = ("value", "low", "high")
     return {
@@ -274,7 +285,7 @@ def _check(law: Curve, points: Points) -> dict[str, Any] | None:
     observed = float(points.values(points.y[~kept].mean(keepdims=True))[0])
     slope, intercept = np.polyfit(np.log(n), y, 1)
     forecasts = {
-        "law": law.predict(law.fit(n, y), target),
+        "law": law.predict(law.fit(n, y), along(target)),
         "log_linear": intercept + slope * np.log(target),
         "last_value": y[n == sizes[-2]].mean(keepdims=True),
     }

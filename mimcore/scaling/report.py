@@ -1,4 +1,7 @@
-"""One page with the answer, the figures and the evidence: it needs no network, no script and no other file."""
+"""One page with the answer, the figures and the evidence, which needs no network, no script and no other file.
+
+Beside it: its figures as PNG and SVG, ``figures.html`` where they can be pointed at, ``report.md`` for a pull request, ``tables.tex``.
+"""
 
 import base64
 import json
@@ -13,9 +16,11 @@ from altair.utils.schemapi import debug_mode
 from markupsafe import Markup
 
 from mimcore import artifacts
-from mimcore.scaling import words
+from mimcore.scaling import alike, interactive, outlook_figures, tables, words
 from mimcore.scaling.drawing import Key, Panel, board, inline, save_png, swatch
+from mimcore.scaling.forecasts import judge, read_forecasts
 from mimcore.scaling.numbers import count, duration, interval, measured, number, short
+from mimcore.scaling.outlook import Outlook, outlook
 from mimcore.scaling.plots import Figures
 from mimcore.scaling.summary import floor_text, label, lines, setting_label
 from mimcore.scaling.table import Measure, Row, Run, Setting, headlines_of, read_results, runs_of, settings_of
@@ -23,8 +28,10 @@ from mimcore.scaling.table import Measure, Row, Run, Setting, headlines_of, read
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
-def report(results: Path, fit: Path, runs: Path, provenance: Path, output: Path) -> None:
-    """Write ``report.html`` and, beside it, its figures as PNG.
+def report(
+    results: Path, fit: Path, runs: Path, provenance: Path, output: Path, forecasts: Path = Path("forecasts.json")
+) -> None:
+    """Write ``report.html`` and what lies beside it.
 
     Args:
         results: the folder that ``collect`` wrote.
@@ -33,6 +40,7 @@ def report(results: Path, fit: Path, runs: Path, provenance: Path, output: Path)
         provenance: the folder of provenance records; it may be missing. Only here does anything but the inputs show
             (times, memory, devices).
         output: the folder to write.
+        forecasts: the file of forecasts; it may be missing.
 
     Raises:
         UserError: an input is missing or broken.
@@ -44,24 +52,35 @@ def report(results: Path, fit: Path, runs: Path, provenance: Path, output: Path)
     with artifacts.directory(output) as folder:
         # Altair checks every part of a chart against its schema while it is put together; half of the time goes there.
         with debug_mode(False):
-            figures = _figures(Figures(rows, fitted, curves), folder)
+            figures, unsaid = _figures(Figures(rows, fitted, curves), folder)
+        made = runs_of(rows)
+        stored = read_forecasts(forecasts)
+        judged = judge(stored, made, _definitions(stored, runs))
+        told = {
+            "title": notes["title"],
+            "scope": words.scope(rows),
+            "answers": words.answers(rows, fitted),
+            "flags": [*words.flags(rows, fitted, notes, _peak_rates(curves)), *unsaid],
+            "headline": _headline(rows),
+            "laws": _laws(rows, fitted),
+            "forecasts": judged,
+        }
+        (folder / "figures.html").write_text(interactive.page(notes["title"], figures), encoding="utf-8")
+        (folder / "report.md").write_text(tables.markdown(told, figures), encoding="utf-8")
+        (folder / "tables.tex").write_text(tables.latex(told), encoding="utf-8")
         page = _environment().get_template(TEMPLATE.name)
         text = page.render(
-            title=notes["title"],
-            scope=words.scope(rows),
-            answers=words.answers(rows, fitted),
-            flags=words.flags(rows, fitted, notes, _peak_rates(curves)),
+            **told,
+            hits=words.hits(judged),
             claims=fitted["diagnostics"]["claims"],
             confidence=100 * fitted["options"]["confidence"],
-            headline=_headline(rows),
-            laws=_laws(rows, fitted),
             law=fitted["law"],
             noise=_noise(fitted),
             figures=figures,
-            pictures=_pictures(runs_of(rows), runs),
+            pictures=_pictures(made, runs),
             everything=_everything(rows),
             libraries={name: ", ".join(found) for name, found in notes["libraries"].items()},
-            provenance=_provenance(runs_of(rows), provenance),
+            provenance=_provenance(made, provenance),
             options=fitted["options"],
         )
         (folder / "report.html").write_text(text, encoding="utf-8")
@@ -79,8 +98,14 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _figures(drawn: Figures, folder: Path) -> list[dict[str, Any]]:
-    """Draw each figure for the page, and as a PNG beside it."""
+def _definitions(forecasts: Sequence[Mapping[str, Any]], runs: Path) -> dict[str, Any]:
+    """What each run that was forecast was made from, where it is there."""
+    files = {one["run"]: runs / one["run"] / "metrics.json" for one in forecasts}
+    return {name: artifacts.read_json(file)["definition"] for name, file in files.items() if file.is_file()}
+
+
+def _figures(drawn: Figures, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Draw each figure for the page, and as PNG and SVG beside it; and say of which objectives one law could not be fitted."""
     hollow = "Hollow markers are runs whose validation loss rose again."
     plan: list[tuple[str, str, str, list[Panel], list[Key]]] = [
         (
@@ -114,11 +139,35 @@ def _figures(drawn: Figures, folder: Path) -> list[dict[str, Any]]:
             drawn.keys(),
         ),
     ]
+    pairs = alike.alike(drawn.runs, drawn.fitted["options"]["margin"])
+    if pairs:
+        same = sum(pair.test.equivalent for pair in pairs)
+        plan.append(
+            (
+                "equivalence",
+                "Does it matter how the images are drawn?",
+                f"Subsets of as many images, paired by seed: 90 % intervals of the difference, and the margin of {pairs[0].margin:g} % "
+                f"within which it would not matter (the fit's option 'margin'). {same} of {len(pairs)} pairs are shown to be equivalent "
+                "(two one-sided tests at 5 %); an interval that leaves the margin "
+                "shows neither sameness nor, if it covers zero, a difference.",
+                alike.figure(pairs),
+                [],
+            )
+        )
+    unsaid = []
+    for objective in drawn.objectives:
+        one = outlook(drawn.runs, objective, drawn.fitted["options"]["confidence"])
+        if isinstance(one, str):
+            unsaid.append(one)
+            continue
+        plan += _outlook_figures(one, drawn, f"-{objective}" if len(drawn.objectives) > 1 else "")
     found = []
     for name, title, caption, panels, keys in plan:
         if not panels:
             continue
-        save_png(board(panels, title, keys, columns=2), folder / f"{name}.png")
+        drawing = board(panels, title, keys, columns=2)
+        (folder / f"{name}.svg").write_text(drawing, encoding="utf-8")
+        save_png(drawing, folder / f"{name}.png")
         found.append(
             {
                 "name": name,
@@ -126,9 +175,50 @@ def _figures(drawn: Figures, folder: Path) -> list[dict[str, Any]]:
                 "caption": caption,
                 "panels": [Markup(inline(panel, f"{name}-{i}")) for i, panel in enumerate(panels)],
                 "keys": [(Markup(swatch(key)), key.text) for key in keys],
+                "drawn": panels,
             }
         )
-    return found
+    return found, unsaid
+
+
+def _outlook_figures(
+    one: Outlook, drawn: Figures, suffix: str
+) -> Iterator[tuple[str, str, str, list[Panel], list[Key]]]:
+    """The figures of one law for all runs of an objective."""
+    fit, images = one.fit, short(one.unique_images)
+    law = f"the law '{fit.law.name}' of {len(fit.observations)} runs (R² {fit.r2:.3f})"
+    models = [Key(model, colour) for model, colour in drawn.model_colours.items()]
+    yield (
+        f"residuals{suffix}",
+        "How far one law is off",
+        f"Each run's validation loss less {law}; the grey band is one standard deviation. A pattern means that the law lacks "
+        "something; points without one do not mean that it holds beyond them.",
+        outlook_figures.residuals(one, drawn.model_colours),
+        models,
+    )
+    panels, keys = outlook_figures.iso_flop(one)
+    yield (
+        f"iso-flop{suffix}",
+        "Which model for a budget",
+        f"What {law} expects of runs that cost the same, on {images} unique images: a larger model sees fewer. The mark is the lowest "
+        "point. It says nothing of learning rates, which were not tuned for each size.",
+        panels,
+        keys,
+    )
+    edges = [two for two in one.frontier if two.at_edge]
+    beyond = (
+        f" At {len(edges)} of {len(one.frontier)} budgets the best size is an end of what was looked through."
+        if edges
+        else ""
+    )
+    yield (
+        f"frontier{suffix}",
+        "The best use of a budget",
+        f"By {law}, on {images} unique images, with {100 * fit.confidence:g} % intervals over refits. Right of the dotted line no run was "
+        f"made. The interval is that of the law, if it holds; it does not cover another law.{beyond}",
+        outlook_figures.frontier(one),
+        [],
+    )
 
 
 def _headline(rows: Sequence[Row]) -> dict[str, Any]:

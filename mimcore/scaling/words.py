@@ -74,6 +74,15 @@ def flags(
     return [*found, learning_rates(rates)]
 
 
+def hits(judged: Sequence[Mapping[str, Any]]) -> str:
+    """Say how many forecasts held, beside how many should; empty where none was made."""
+    if not judged:
+        return ""
+    held = sum(one["hit"] for one in judged)
+    share = sum(one["confidence"] for one in judged) / len(judged)
+    return f"{held} of {_plural(len(judged), 'forecast')} held; {100 * share:.0f} % should, if the laws are right."
+
+
 def learning_rates(rates: Sequence[float]) -> str:
     """Say how the learning rate was chosen, since an untuned one confounds a scaling curve.
 

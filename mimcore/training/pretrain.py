@@ -22,6 +22,7 @@ from mimcore.errors import UserError
 from mimcore.models import encoder as encoders
 from mimcore.training.checkpoint import load_checkpoint, save_checkpoint, scratch, scratch_key
 from mimcore.training.flops import training_flops_per_image
+from mimcore.training.live import Watch
 from mimcore.training.picture import save_reconstructions
 from mimcore.training.state import Run, start_run
 from mimcore.training.step import speed_up, train_step
@@ -96,7 +97,8 @@ def pretrain(
         state = load_checkpoint(folder)
         if state is not None:
             run.restore(state)
-        train_loop(run, train, tables, folder, execution, progress)
+        watch = Watch(run, flops, folder, execution.live)
+        train_loop(run, train, tables, folder, execution, progress, watch)
         metrics = summarize(run, definition, len(manifest), flops)
         with artifacts.directory(output) as part:
             encoders.save(run.encoder, part, definition)
@@ -119,7 +121,13 @@ def _read_rows(file: Path) -> pa.Table:
 
 
 def train_loop(
-    run: Run, train: Images, tables: Mapping[str, Images], folder: Path, execution: "Execution", progress: Progress
+    run: Run,
+    train: Images,
+    tables: Mapping[str, Images],
+    folder: Path,
+    execution: "Execution",
+    progress: Progress,
+    watch: Watch,
 ) -> None:
     """Take the steps that are left, validating and saving on the way."""
     schedule = run.schedule
@@ -129,7 +137,7 @@ def train_loop(
     batches = training_batches(run, train, execution)
     progress("", run.step * schedule.batch_size, schedule.images_seen, "")
     saved = time.monotonic()
-    for images in arriving(run, batches, execution, run.step, schedule.steps):
+    for images in watch.waiting(arriving(run, batches, execution, run.step, schedule.steps)):
         train_step(run, images)
         if run.step in points:
             validate(run, tables)
@@ -137,7 +145,9 @@ def train_loop(
             save_checkpoint(folder, run.state())
             saved = time.monotonic()
         latest = next(point["loss"] for point in reversed(run.curve) if point["split"] == "val")
-        progress("", run.step * schedule.batch_size, schedule.images_seen, f"validation loss {latest:.4f}")
+        words = f"validation loss {latest:.4f}"
+        words += f", {figures}" if (figures := watch.note()) else ""
+        progress("", run.step * schedule.batch_size, schedule.images_seen, words)
 
 
 def training_batches(run: Run, train: Images, execution: "Execution") -> Batches:

@@ -192,7 +192,7 @@ def artifacts(root: Path) -> dict[str, bytes]:
         ),
         ("mimcore/evaluation/knn.py", []),
         ("mimcore/evaluation/coco.py", [*EVALUATE, *FLOORS]),
-        ("mimcore/scaling/laws/power.py", ["fit"]),
+        ("mimcore/scaling/laws/power.py", ["fit", "report"]),
         ("mimcore/scaling/report.html.j2", ["report"]),
         ("mimcore/scaling/collect.py", ["collect"]),
         ("mimcore/data/formats/digits.py", ["index@digits"]),

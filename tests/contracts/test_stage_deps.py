@@ -23,6 +23,7 @@ FINDS: dict[str, registry.Kind] = {
     "evaluate": "task",
     "floor": "task",
     "fit": "law",
+    "report": "law",
 }
 #: What a stage of this name reads a constant of, without importing it.
 READS: dict[str, registry.Kind] = {"examples": "task"}

@@ -14,7 +14,8 @@ import scratch_pipeline
 from closure import ROOT
 from dvc.repo import Repo
 
-from mimcore import cli, layout
+from mimcore import layout
+from mimcore.cli import scaling
 from mimcore.errors import UserError
 from mimcore.setaside import set_aside
 from mimcore.study import Study
@@ -80,7 +81,7 @@ class TestOldArtifacts:
         )
         artifacts = root / layout.ARTIFACTS
         scaling_study.build(artifacts, plan)
-        study: Any = cli._grid(Study.read(root / "params.yaml"))
+        study: Any = scaling._grid(Study.read(root / "params.yaml"))
         self.declare(artifacts / "runs", {name: run["definition"] for name, run in study["runs"].items()})
         for kind in ("evals", "floors"):
             for of, tasks in study[kind].items():

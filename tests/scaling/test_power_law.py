@@ -12,6 +12,10 @@ SIZES = 1024 * 2.0 ** np.arange(6)
 LAW = Law()
 
 
+def predict(parameters, n):
+    return LAW.predict(parameters, {"unique_images": n})
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     floor=st.floats(0.05, 0.9),
@@ -20,19 +24,19 @@ LAW = Law()
 )
 def test_noise_free_points_give_back_their_parameters(floor, amplitude_at_start, exponent):
     truth = np.array([floor, amplitude_at_start * SIZES[0] ** exponent, exponent])
-    found = LAW.fit(SIZES, LAW.predict(truth, SIZES))
+    found = LAW.fit(SIZES, predict(truth, SIZES))
     np.testing.assert_allclose(found[[0, 2]], truth[[0, 2]], rtol=2e-2)
-    np.testing.assert_allclose(LAW.predict(found, SIZES * 4), LAW.predict(truth, SIZES * 4), rtol=1e-4)
+    np.testing.assert_allclose(predict(found, SIZES * 4), predict(truth, SIZES * 4), rtol=1e-4)
 
 
 def test_the_optimum_is_that_of_a_general_optimiser():
     """Independent truth: Nelder and Mead on Huber's loss of the log residuals, at the fit's last threshold."""
     rng = np.random.default_rng(3)
     n = np.repeat(SIZES, 3)
-    y = LAW.predict(np.array([0.4, 3.0, 0.35]), n) * np.exp(0.01 * rng.standard_normal(len(n)))
+    y = predict(np.array([0.4, 3.0, 0.35]), n) * np.exp(0.01 * rng.standard_normal(len(n)))
     y[4] *= 1.2
     found = LAW.fit(n, y)
-    residuals = np.log(y / LAW.predict(found, n))
+    residuals = np.log(y / predict(found, n))
     limit = 1.345 * 1.4826 * np.median(np.abs(residuals)) * np.sqrt(len(n) / (len(n) - 3))
 
     def loss(v):
@@ -47,15 +51,15 @@ def test_the_optimum_is_that_of_a_general_optimiser():
 def test_an_outlier_hardly_moves_the_law():
     n = np.repeat(SIZES, 3)
     truth = np.array([0.4, 3.0, 0.35])
-    y = LAW.predict(truth, n) * np.exp(0.002 * np.random.default_rng(0).standard_normal(len(n)))
-    clean = LAW.predict(LAW.fit(n, y), SIZES)
+    y = predict(truth, n) * np.exp(0.002 * np.random.default_rng(0).standard_normal(len(n)))
+    clean = predict(LAW.fit(n, y), SIZES)
     y[7] *= 1.5
-    assert np.max(np.abs(LAW.predict(LAW.fit(n, y), SIZES) / clean - 1)) < 0.004
+    assert np.max(np.abs(predict(LAW.fit(n, y), SIZES) / clean - 1)) < 0.004
 
 
 def test_units_of_n_and_of_y_only_rescale():
     rng = np.random.default_rng(1)
-    y = LAW.predict(np.array([0.4, 3.0, 0.35]), SIZES) * np.exp(0.01 * rng.standard_normal(6))
+    y = predict(np.array([0.4, 3.0, 0.35]), SIZES) * np.exp(0.01 * rng.standard_normal(6))
     floor, amplitude, exponent = LAW.fit(SIZES, y)
     np.testing.assert_allclose(LAW.fit(SIZES * 1000, y), [floor, amplitude * 1000**exponent, exponent], rtol=1e-6)
     np.testing.assert_allclose(LAW.fit(SIZES, y * 7), [floor * 7, amplitude * 7, exponent], rtol=1e-6)
@@ -65,7 +69,7 @@ def test_units_of_n_and_of_y_only_rescale():
 
 def test_many_data_sets_at_once_are_each_fitted_as_if_alone():
     rng = np.random.default_rng(2)
-    y = LAW.predict(np.array([0.4, 3.0, 0.35]), SIZES) * np.exp(0.02 * rng.standard_normal((20, 6)))
+    y = predict(np.array([0.4, 3.0, 0.35]), SIZES) * np.exp(0.02 * rng.standard_normal((20, 6)))
     np.testing.assert_allclose(LAW.fit(SIZES, y), np.stack([LAW.fit(SIZES, row) for row in y]), rtol=1e-9)
 
 
@@ -94,10 +98,10 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(seeds, noise, misf
     for i in range(repeats):
         rng = np.random.default_rng([i, seeds])
         deviation = noise * rng.standard_normal(len(n)) + np.repeat(misfit * rng.standard_normal(6), seeds)
-        fits = replicate_fits(LAW, n, LAW.predict(truth, n) * np.exp(deviation), 200, rng)
-        values = np.column_stack([LAW.predict(fits, at), fits[:, 2]])
+        fits = replicate_fits(LAW, n, predict(truth, n) * np.exp(deviation), 200, rng)
+        values = np.column_stack([predict(fits, at), fits[:, 2]])
         low, high = np.quantile(values, [0.025, 0.975], axis=0)
-        expected = np.append(LAW.predict(truth, at), truth[2])
+        expected = np.append(predict(truth, at), truth[2])
         hits += (low <= expected) & (expected <= high)
     # 95 % nominal; with 120 repeats a true coverage of 92 % stays above 86 % with near certainty.
     assert (hits / repeats).min() >= 0.86
@@ -105,9 +109,9 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(seeds, noise, misf
 
 def test_one_run_per_size_and_three_sizes_leave_no_interval():
     n = SIZES[:3]
-    assert replicate_fits(LAW, n, LAW.predict(np.array([0.4, 3, 0.35]), n), 100, np.random.default_rng(0)) is None
+    assert replicate_fits(LAW, n, predict(np.array([0.4, 3, 0.35]), n), 100, np.random.default_rng(0)) is None
 
 
 def test_the_law_is_offered_by_name():
-    assert registry.names("law") == ["power"]
-    assert registry.load("law", "power").Law().parameters == ("floor", "amplitude", "exponent")
+    assert "power" in registry.names("law")
+    assert [p.name for p in registry.load("law", "power").Law().parameters] == ["floor", "amplitude", "exponent"]

@@ -101,7 +101,9 @@ def test_text_in_figures_follows_the_page_in_the_dark(html):
 
 def test_pictures_lie_beside_the_page(folder):
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["correlation.png", "curves.png", "overfitting.png", "report.html", "scaling.png"]
+    drawn = ("correlation", "curves", "frontier", "iso-flop", "overfitting", "residuals", "scaling")
+    beside = ["figures.html", "report.html", "report.md", "tables.tex"]
+    assert names == sorted([f"{name}.{kind}" for name in drawn for kind in ("png", "svg")] + beside)
     for path in folder.glob("*.png"):
         assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small_run
+import timm
 import torch
+from safetensors.torch import load_file
 from small_run import MODEL, OBJECTIVE, STEPS, Trained
 
 from mimcore.models import encoder as encoders
@@ -28,6 +30,20 @@ def test_the_artifact_has_the_files_of_the_contract_and_its_provenance(root: Pat
     assert record["resolved"]["schedule"]["weight_decay"] == 0.05  # a default, filled in
     assert record["images_seen"] > 0
     assert not list((root / ".mimcore/runs").glob("*/checkpoint.pt"))
+
+
+def test_simmim_trains_through_the_same_stage(root: Path) -> None:
+    """Whole batches or parts of them; the encoder loads in plain timm, without the mask token."""
+    declared = small_run.definition() | {"objective": {"module": "simmim", "mask_unit": 8, "target_window": 15}}
+    whole = small_run.train(root, "simmim", declared)
+    assert set(whole.bytes()) == small_run.FILES
+    points = [p for p in pq.read_table(whole.folder / "curve.parquet").to_pylist() if p["split"] == "val"]
+    assert points[-1]["loss"] < 0.9 * points[0]["loss"]
+    timm_model = json.loads((whole.folder / "model.json").read_text())["timm"]
+    model = timm.create_model(timm_model["model_name"], **timm_model["kwargs"])
+    model.load_state_dict(load_file(whole.folder / "encoder.safetensors"), strict=True)
+    parts = small_run.train(root, "simmim-parts", declared, micro_batch=5)
+    assert parts.metrics()["metrics"]["val_loss"] == pytest.approx(points[-1]["loss"], rel=1e-3)
 
 
 def test_metrics_name_definition_libraries_losses_and_facts(undisturbed: Trained) -> None:

@@ -1,9 +1,11 @@
-"""The saturating power law, by variable projection over a grid of exponents."""
+"""The saturating power law; for one curve, by variable projection over a grid of exponents."""
+
+from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from mimcore.scaling.law import Numbers, Parameter, ScalingLaw, Variable, Variables, project
+from mimcore.scaling.table import Array
 
 #: Exponents that are tried.
 EXPONENTS = np.geomspace(0.005, 3.0, 40)
@@ -13,8 +15,8 @@ HUBER = 1.345
 PASSES, REFINEMENTS = 2, 13
 
 
-class Law:
-    """``y = floor + amplitude * n ** -exponent``, with floor and amplitude at least 0 and exponent in (0, 3].
+class Law(ScalingLaw):
+    """``floor + amplitude * unique_images ** -exponent``, with floor and amplitude at least 0 and exponent in (0, 3].
 
     A power law in the number of training examples: Hestness et al. 2017, Kaplan et al. 2020 (equation 1.2).
     With a constant that more data cannot remove: Rosenfeld et al. 2020, Hoffmann et al. 2022 (equation 2), in one
@@ -22,8 +24,14 @@ class Law:
     """
 
     name = "power"
-    formula = "floor + amplitude * n ** -exponent"
-    parameters = ("floor", "amplitude", "exponent")
+    formula = "floor + amplitude * unique_images ** -exponent"
+    source = "Rosenfeld et al. 2020; Hoffmann et al. 2022, equation 2"
+    variables = (Variable("unique_images", "images"),)
+    parameters = (
+        Parameter("floor", "value", 1e-6, 10, of_value=True),
+        Parameter("amplitude", "value * images ** exponent", 1e-9, 1e6, of_value=True),
+        Parameter("exponent", "1", EXPONENTS[0], EXPONENTS[-1]),
+    )
 
     def fit(self, n: Array, y: Array) -> Array:
         """Minimise Huber's loss of log y - log law (as Hoffmann et al. 2022, section 3.3), for many data sets at once.
@@ -70,18 +78,22 @@ class Law:
         parameters = np.stack([floor, amplitude * centre**exponent, exponent], axis=1)
         return parameters[0] if np.ndim(y) == 1 else parameters
 
-    def predict(self, parameters: Array, n: Array) -> Array:
-        """Evaluate the law.
-
-        Args:
-            parameters: float64 ``(..., 3)``.
-            n: unique images, float64 ``(N,)``.
-
-        Returns:
-            float64 ``(..., N)``.
-        """
+    def predict(self, parameters: Numbers, variables: Variables) -> Numbers:
+        """See ``ScalingLaw``."""
         floor, amplitude, exponent = (parameters[..., i, None] for i in range(3))
-        return np.asarray(floor + amplitude * n**-exponent)
+        return np.asarray(floor + amplitude * variables["unique_images"] ** -exponent)
+
+    def starts(self, variables: Variables, y: Array) -> Array:
+        """See ``ScalingLaw``."""
+        falling = np.exp(-EXPONENTS[:, None] * np.log(variables["unique_images"]))
+        floor, amplitude = project(np.stack([np.ones_like(falling), falling], axis=2), y).T
+        return np.column_stack([floor, amplitude, EXPONENTS])
+
+    def rescaled(self, parameters: Array, factors: Mapping[str, float]) -> Array:
+        """See ``ScalingLaw``."""
+        found = parameters.copy()
+        found[:, 1] *= factors["unique_images"] ** found[:, 2]
+        return found
 
 
 def _project(basis: Array, weights: Array, z: Array) -> tuple[Array, Array, Array]:

@@ -1,0 +1,120 @@
+"""The stages of a study as work to be priced: what each computes and keeps, counted before anything runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mimcore import artifacts, registry
+from mimcore.definition import resolve
+from mimcore.evaluation.recipe import Recipe
+from mimcore.models import encoder as encoders
+from mimcore.training.flops import Cost, encoder_flops, trace
+from mimcore.training.schedule import Schedule
+
+#: Bytes of a weight in ``encoder.safetensors``.
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the study in force.
+
+    Attributes:
+        verb: what it does: ``pretrain``, ``evaluate``, ``floor``, or a light one.
+        name: as DVC names it.
+        after: names of the stages that it needs.
+        definition: of a run ``objective``, ``model``, ``schedule``; of an evaluation ``task`` beside ``run`` or ``model``.
+        images: unique images of a run's subset; images that a task trains and tests on.
+    """
+
+    verb: str
+    name: str
+    after: tuple[str, ...] = ()
+    definition: Mapping[str, Any] | None = None
+    images: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a stage computes and keeps.
+
+    Attributes:
+        images: images that pass through a model, repeats and validation and all.
+        flops: matrix products, a multiply-add as two.
+        stored_bytes: what it leaves in ``artifacts``, weights alone.
+        precision: of the matrix products.
+    """
+
+    images: int = 0
+    flops: float = 0.0
+    stored_bytes: int = 0
+    precision: str = "float32"
+
+
+class Counter:
+    """Counts stages; each distinct model, objective and input is traced once."""
+
+    def __init__(self) -> None:
+        self._costs: dict[str, Cost] = {}
+        self._forward: dict[str, float] = {}
+
+    def __call__(self, stage: Stage) -> Counted:
+        """Count a stage; light ones compute nothing that counts."""
+        if stage.definition is None:
+            return Counted()
+        return self._run(stage) if stage.verb == "pretrain" else self._task(stage)
+
+    def cost(self, definition: Mapping[str, Any]) -> Cost:
+        """What an image costs a run of this definition."""
+        key = artifacts.digest({part: definition[part] for part in ("model", "objective")})
+        if key not in self._costs:
+            self._costs[key] = trace(definition["model"], definition["objective"])
+        return self._costs[key]
+
+    def _run(self, stage: Stage) -> Counted:
+        definition = stage.definition or {}
+        schedule = resolve(Schedule, definition["schedule"], "schedules")
+        cost, fixed = self.cost(definition), fixed_images(schedule, stage.images[0])
+        flops = cost.training * schedule.images_seen + cost.forward * fixed
+        kept = FLOAT32 * cost.encoder_params
+        return Counted(schedule.images_seen + fixed, flops, kept, schedule.precision)
+
+    def _task(self, stage: Stage) -> Counted:
+        """Of a task that trains the encoder forward and backward (three times forward: Kaplan et al. 2020, section 2.1), heads
+        left out; of a task on frozen features one pass over its images.
+        """
+        definition = stage.definition or {}
+        options = dict(definition["task"])
+        task = registry.load("task", options.pop("module"))
+        config = resolve(task.Config, options, "tasks")
+        model = definition["model"] if stage.verb == "floor" else definition["run"]["model"]
+        train, test = stage.images
+        forward = self._encoder(model, getattr(config, "image_size", None))
+        precision = str(getattr(config, "precision", "float32"))
+        if isinstance(config, Recipe):
+            images, passes = config.images_seen + test, 3 * config.images_seen + test
+        else:
+            images = passes = train + test
+        return Counted(images, forward * passes, 0, precision)
+
+    def _encoder(self, model: Mapping[str, Any], image_size: int | None) -> float:
+        key = artifacts.digest({"model": dict(model), "image_size": image_size})
+        if key not in self._forward:
+            with torch.device("meta"):
+                encoder = encoders.build(resolve(encoders.Config, model, "models"))
+            self._forward[key] = encoder_flops(encoder, image_size)
+        return self._forward[key]
+
+
+def fixed_images(schedule: Schedule, unique_images: int) -> int:
+    """Images that a run's validations see: at the start and at each of them, on both fixed sets."""
+    points = len(set(schedule.validation_steps()))
+    return points * (schedule.validation_images + min(schedule.validation_images, unique_images))
+
+
+def parameters(model: Mapping[str, Any]) -> int:
+    """Weights of the encoder of a definition of ``models``."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in encoders.build(resolve(encoders.Config, model, "models")).module.parameters())

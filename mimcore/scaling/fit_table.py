@@ -1,0 +1,123 @@
+"""``mimcore fit TABLE``: one law on one table, ours or anybody's, as a JSON file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimcore import artifacts, registry
+from mimcore.definition import resolve
+from mimcore.scaling.conditions import rows_where
+from mimcore.scaling.covariate import with_covariates
+from mimcore.scaling.estimate import Fit, Options, fit_law
+from mimcore.scaling.extrapolate import baselines, compare, split
+from mimcore.scaling.mapping import RESULTS_MAP, observe, read_map
+from mimcore.scaling.observations import Observations
+from mimcore.scaling.profile import profile_intervals
+
+
+def fit_table(
+    table: Path, law_name: str, output: Path, *, mapping: Path | None, holdout: str | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Fit a law to a table and write what was found.
+
+    Args:
+        table: CSV or Parquet.
+        law_name: a module of ``mimcore/scaling/laws``.
+        output: the JSON file to write.
+        mapping: what the columns mean; without it the table is a study's ``results.parquet``, and its validation loss is meant.
+        holdout: a condition on the columns, or on the mapping's variables; such rows are forecast, not fitted.
+        options: see ``estimate.Options``.
+
+    Returns:
+        What the file holds: ``law``, ``parameters`` (value, interval of the refits, interval of the
+        profile likelihood or None, unit, and whether such data pin it down), ``r2`` and ``rmse`` of the
+        rows fitted, ``rmse_holdout`` with ``baselines`` and ``comparison`` (None without ``holdout``), ``predictions`` row by row, with
+        the law's interval (``low``, ``high``) and that of a single run (``run_low``, ``run_high``).
+
+    Raises:
+        UserError: anything that is wrong with the table, the mapping, the condition, an option or the law.
+    """
+    chosen = resolve(Options, options, "fit")
+    meaning = RESULTS_MAP if mapping is None else read_map(mapping)
+    law = with_covariates(registry.load("law", law_name).Law(), meaning.covariates)
+    rows = observe(table, meaning)
+    held_out = np.zeros(len(rows), dtype=bool)
+    train, test = rows, None
+    if holdout is not None:
+        held_out = rows_where(holdout, rows.columns, "--holdout")
+        train, test = split(rows, held_out, "--holdout")
+    fit = fit_law(law, train, chosen)
+    found = {
+        "law": {"name": law.name, "formula": law.formula, "source": law.source},
+        "metric": {"name": rows.name, "ceiling": rows.link.ceiling, "floor": rows.link.floor},
+        "options": chosen.model_dump(mode="json"),
+        "holdout": holdout,
+        "rows": len(train),
+        "parameters": _parameters(fit),
+        "huber_threshold": fit.delta if np.isfinite(fit.delta) else None,
+        "residual_sd": fit.noise,
+        "degrees_of_freedom": fit.freedom,
+        "r2": fit.r2,
+        "rmse": fit.rmse,
+        "rmse_holdout": None if test is None else fit.rmse_on(test),
+        "baselines": None if test is None else baselines(law, train, test),
+        "comparison": None if test is None else compare(train, test, meaning.covariates),
+        "predictions": _predictions(fit, rows, held_out),
+    }
+    artifacts.write_json(output, found)
+    return found
+
+
+def _parameters(fit: Fit) -> dict[str, dict[str, Any]]:
+    pinned, profiles = fit.pinned_down(), profile_intervals(fit, fit.confidence)
+    return {
+        parameter.name: {
+            "value": value,
+            "low": _known(low),
+            "high": _known(high),
+            "profile_low": profiles[parameter.name][0],
+            "profile_high": profiles[parameter.name][1],
+            "unit": parameter.unit,
+            "identifiable": pinned[parameter.name],
+        }
+        for parameter, (value, low, high) in zip(fit.law.parameters, fit.intervals().values(), strict=True)
+    }
+
+
+def _predictions(fit: Fit, rows: Observations, held_out: Any) -> list[dict[str, Any]]:
+    found, runs = fit.predict(rows.variables), fit.predict(rows.variables, run=True)
+    return [
+        {
+            "label": rows.labels[i],
+            **{v.name: float(rows.variables[v.name][i]) for v in fit.law.variables},
+            "observed": float(rows.metric[i]),
+            "predicted": float(found.mean[i]),
+            "low": _known(min(found.low[i], found.high[i])),
+            "high": _known(max(found.low[i], found.high[i])),
+            "run_low": _known(min(runs.low[i], runs.high[i])),
+            "run_high": _known(max(runs.low[i], runs.high[i])),
+            "held_out": bool(held_out[i]),
+        }
+        for i in range(len(rows))
+    ]
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """Say in a few lines what a fit found."""
+    lines = [
+        f"{found['law']['name']}: {found['law']['formula']}",
+        f"{found['rows']} rows fitted: R2 {found['r2']:.4f}, RMSE {found['rmse']:.4g}",
+    ]
+    if found["rmse_holdout"] is not None:
+        others = ", ".join(f"{name} {error:.4g}" for name, error in found["baselines"].items())
+        lines.append(f"rows held out: RMSE {found['rmse_holdout']:.4g} (without a law: {others})")
+    for name, one in found["parameters"].items():
+        interval = "" if one["low"] is None else f" [{one['low']:.4g}, {one['high']:.4g}]"
+        lines.append(f"  {name} {one['value']:.4g}{interval} {one['unit']}")
+    return "\n".join(lines)

@@ -1,0 +1,175 @@
+"""What the columns of somebody's table mean: a mapping from them to a law's variables and metric."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field
+
+from mimcore.definition import Definition, nearest, resolve
+from mimcore.errors import UserError
+from mimcore.scaling.conditions import rows_where
+from mimcore.scaling.observations import Link, Observations
+from mimcore.scaling.table import Array
+
+
+class Column(Definition):
+    """How a variable is read off a column."""
+
+    column: str
+    #: What one of the column's units is in the variable's: 1e6 where the column counts millions.
+    scale: float = Field(1.0, gt=0)
+    #: Numbers for a column of text.
+    values: dict[str, float] | None = None
+    #: The number of every text that ``values`` does not name; without it such a text is refused.
+    otherwise: float | None = None
+
+
+class Metric(Definition):
+    """What is to be explained."""
+
+    column: str
+    #: What it is called in the output.
+    name: str = "metric"
+    higher_is_better: bool = False
+    #: The best value there is; required where higher is better.
+    ceiling: float | None = None
+    #: The value of a guess; with it the law is of the odds, and no forecast leaves the range.
+    floor: float | None = None
+
+
+class Map(Definition):
+    """A mapping file."""
+
+    metric: Metric
+    variables: dict[str, Column] = Field(min_length=1)
+    #: Variables of 0 and 1 by which the metric differs by a constant, whatever the law.
+    covariates: tuple[str, ...] = ()
+    #: Which rows are meant, as a condition on the columns; all of them if not given.
+    rows: str | None = None
+    #: Columns that name a row.
+    labels: tuple[str, ...] = ()
+
+
+#: The tidy table of a study, as ``collect`` writes it.
+RESULTS_MAP = Map.model_validate(
+    {
+        "metric": {"column": "value", "name": "val_loss"},
+        "variables": {name: {"column": name} for name in ("encoder_params", "unique_images", "images_seen")},
+        "rows": "kind == 'run' and task == 'pretrain' and metric == 'val_loss'",
+        "labels": ["run"],
+    }
+)
+
+
+def read_map(path: Path) -> Map:
+    """Read a mapping file.
+
+    Raises:
+        UserError: it is missing, no YAML, or wrong; every mistake with its path.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing; write a mapping there (docs/examples/xie2023.map.yaml is an example).")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} holds no mapping; it needs 'metric' and 'variables' (see docs/examples/xie2023.map.yaml)."
+        )
+    found = resolve(Map, content, str(path))
+    if found.metric.higher_is_better != (found.metric.ceiling is not None):
+        raise UserError(
+            f"{path}: metric.ceiling is needed where higher is better, and only there: laws are fitted to what falls."
+        )
+    for name in found.covariates:
+        if name not in found.variables:
+            raise UserError(
+                f"{path}: covariates names '{name}', which is none of the variables; {nearest(name, found.variables)}"
+            )
+    return found
+
+
+def read_columns(path: Path) -> dict[str, NDArray[Any]]:
+    """Read a CSV or Parquet table: numbers as float64 (missing: NaN), all else as text.
+
+    Raises:
+        UserError: it is missing, of another kind, broken or empty.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing; give the path of a CSV or Parquet table.")
+    try:
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+        elif path.suffix == ".csv":
+            table = pyarrow.csv.read_csv(path)
+        else:
+            raise UserError(f"{path} is neither .csv nor .parquet; convert it to one of them.")
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}.") from None
+    if not table.num_rows:
+        raise UserError(f"{path} has no rows.")
+    return {name: _column(table[name]) for name in table.column_names}
+
+
+def observe(path: Path, mapping: Map) -> Observations:
+    """Read the rows that a mapping describes.
+
+    Raises:
+        UserError: a column is missing, a text has no number, or no row is left.
+    """
+    columns = read_columns(path)
+    needed = [mapping.metric.column, *mapping.labels, *(column.column for column in mapping.variables.values())]
+    for name in needed:
+        if name not in columns:
+            raise UserError(f"{path} has no column '{name}', which the mapping names; {nearest(name, columns)}")
+    if mapping.rows is not None:
+        kept = rows_where(mapping.rows, columns, "rows")
+        if not kept.any():
+            raise UserError(f"{path}: no row meets the mapping's condition 'rows: {mapping.rows}'.")
+        columns = {name: values[kept] for name, values in columns.items()}
+    variables = {name: _variable(name, column, columns, path) for name, column in mapping.variables.items()}
+    metric = columns[mapping.metric.column]
+    if metric.dtype.kind != "f":
+        raise UserError(f"{path}: column '{mapping.metric.column}' is the metric, but holds text.")
+    names = [columns[name] for name in mapping.labels]
+    labels = tuple(
+        ", ".join(_text(values[i]) for values in names) if names else f"row {i + 1}" for i in range(len(metric))
+    )
+    link = Link(mapping.metric.ceiling, mapping.metric.floor)
+    return Observations(variables, metric, labels, mapping.metric.name, link, {**variables, **columns})
+
+
+def _variable(name: str, spec: Column, columns: dict[str, NDArray[Any]], path: Path) -> Array:
+    values = columns[spec.column]
+    if spec.values is None:
+        if values.dtype.kind != "f":
+            raise UserError(
+                f"{path}: column '{spec.column}' holds text, and '{name}' needs numbers; give them under 'variables.{name}.values'."
+            )
+        return np.asarray(values * spec.scale)
+    found = []
+    for value in map(_text, values):
+        number = spec.values.get(value, spec.otherwise)
+        if number is None:
+            raise UserError(f"variables.{name}.values gives no number for '{value}'; {nearest(value, spec.values)}")
+        found.append(number * spec.scale)
+    return np.array(found, dtype=np.float64)
+
+
+def _column(column: Any) -> NDArray[Any]:
+    if pa.types.is_boolean(column.type) or not (
+        pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)
+    ):
+        return np.array(["" if value is None else str(value) for value in column.to_pylist()], dtype=object)
+    return np.array([np.nan if value is None else float(value) for value in column.to_pylist()], dtype=np.float64)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,111 @@
+"""Times of a few steps on this machine: that they add up as stages do, and are taken once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mimcore.execution import Execution
+from mimcore.plan.probe import Probe, dvc_seconds, start_seconds
+from mimcore.plan.work import Counter, Stage, fixed_images
+from mimcore.training.flops import trace
+from mimcore.training.schedule import Schedule
+
+MODEL = {
+    "architecture": "vit_tiny_patch16_224",
+    "image_size": 32,
+    "patch_size": 8,
+    "embed_dim": 32,
+    "depth": 1,
+    "num_heads": 2,
+}
+OBJECTIVE = {"module": "mae", "decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2}
+SCHEDULE = {
+    "images_seen": 640,
+    "batch_size": 16,
+    "warmup_images": 64,
+    "precision": "float32",
+    "validations": 4,
+    "validation_images": 32,
+}
+RUN = {"objective": OBJECTIVE, "model": MODEL, "schedule": SCHEDULE}
+LINEAR = {"module": "linear", "pool": "p", "l2": [0.01]}
+DETECTION = {
+    "module": "detection", "pool": "p", "head": "fcos", "image_size": 32, "width": 32, "scales": ["2"], "convolutions": 1,
+    "images_seen": 400, "batch_size": 4,
+}  # fmt: skip
+
+
+def stages():
+    yield Stage("pretrain", "r", (), RUN, (20,))
+    for task in (LINEAR, DETECTION):
+        yield Stage("evaluate", f"e-{task['module']}", ("r",), {"task": task, "run": RUN}, (100, 50))
+        yield Stage("floor", f"f-{task['module']}", (), {"task": task, "model": MODEL}, (100, 50))
+
+
+@pytest.fixture(scope="module")
+def probed(monkeypatch_module: pytest.MonkeyPatch) -> Probe:
+    monkeypatch_module.setattr("mimcore.plan.probe.SECONDS", 0.05)
+    monkeypatch_module.setattr("mimcore.plan.probe.start_seconds", lambda verb: 2.0)
+    monkeypatch_module.setattr("mimcore.plan.probe.dvc_seconds", lambda: 0.5)
+    probe = Probe(torch.device("cpu"), {}, Execution(workers=0))
+    probe.run(list(stages()), lambda *told: None)
+    return probe
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def test_a_run_counts_its_steps_and_its_validations() -> None:
+    counted, cost = Counter()(next(stages())), trace(MODEL, OBJECTIVE)
+    schedule = Schedule.model_validate(SCHEDULE)
+    assert fixed_images(schedule, 20) == 5 * (32 + 20)
+    assert counted.images == 640 + 260
+    assert counted.flops == cost.training * 640 + cost.forward * 260
+    assert counted.stored_bytes == 4 * cost.encoder_params
+
+
+def test_a_task_that_trains_counts_three_times_forward() -> None:
+    _, probe, _, tune, floor = (Counter()(stage) for stage in stages())
+    assert probe.images == 150
+    assert tune.images == 450
+    assert tune.flops / probe.flops == pytest.approx((3 * 400 + 50) / 150)
+    assert floor == tune
+
+
+def test_a_stage_is_its_start_and_its_steps(probed: Probe) -> None:
+    run = next(stages())
+    found = probed.seconds(run)
+    longer = Stage("pretrain", "r", (), RUN | {"schedule": SCHEDULE}, (32,))
+    assert found is not None
+    assert found > 2.5
+    fixed = probed.seconds(longer)
+    assert fixed is not None
+    assert fixed > found  # twelve more fixed images, five times
+    for stage in stages():
+        assert (probed.seconds(stage) or 0) >= 2.5
+
+
+def test_nothing_is_timed_twice(probed: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = Probe(torch.device("cpu"), probed.times, Execution(workers=0))
+    monkeypatch.setattr(Probe, "_run", None)
+    monkeypatch.setattr(Probe, "_task", None)
+    again.run(list(stages()), lambda *told: None)
+    assert again.seconds(next(stages())) == probed.seconds(next(stages()))
+
+
+def test_what_was_not_timed_has_no_time(probed: Probe) -> None:
+    assert Probe(torch.device("cpu"), {}, Execution(workers=0)).seconds(next(stages())) is None
+    other = Stage("pretrain", "r", (), RUN | {"schedule": SCHEDULE | {"batch_size": 32}}, (20,))
+    assert probed.seconds(other) is None
+
+
+def test_the_start_of_a_process_is_its_imports(tmp_path: Path) -> None:
+    assert 0.05 < start_seconds("collect") < 60
+
+
+def test_dvc_takes_a_time_for_each_stage() -> None:
+    assert 0.01 < dvc_seconds() < 60

@@ -1,0 +1,100 @@
+"""Every law: its slopes, its units, and its parameters found again."""
+
+import numpy as np
+import pytest
+from known_laws import KNOWN, beyond, law_of, runs
+
+from mimcore import registry
+from mimcore.scaling.estimate import fit_law
+from mimcore.scaling.law import ScalingLaw
+
+NAMES = sorted(KNOWN)
+
+
+def test_every_law_is_known_here():
+    assert registry.names("law") == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("covariates", [(), ("other",)])
+def test_slopes_are_those_of_the_complex_step(name, covariates):
+    law = law_of(name, covariates)
+    rows = runs(name, 0.0, 0)
+    variables = {**rows.variables, "other": np.arange(len(rows)) % 2.0}
+    truth = np.array(KNOWN[name].parameters + (0.02,) * len(covariates))
+    parameters = truth * np.exp(0.1 * np.random.default_rng(0).standard_normal((3, len(truth))))
+    value, slopes = law.slopes(parameters, variables)
+    expected_value, expected = ScalingLaw.slopes(law, parameters, variables)
+    np.testing.assert_allclose(value, expected_value, rtol=1e-13)
+    np.testing.assert_allclose(slopes, expected, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_without_noise_give_back_the_law(name):
+    law = law_of(name)
+    fit = fit_law(law, runs(name, 0.0, 0), {"bootstrap": 0})
+    truth = law.predict(np.array([KNOWN[name].parameters]), beyond(name))[0]
+    np.testing.assert_allclose(fit.predict(beyond(name)).mean, truth, rtol=3e-3)
+    assert fit.rmse < 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rescaled_parameters_are_the_same_curve_in_other_units(name):
+    law = law_of(name)
+    rows = runs(name, 0.0, 0)
+    factors = {v.name: 1000.0 if v.name in law.together else 0.7 + i for i, v in enumerate(law.variables)}
+    truth = np.array([KNOWN[name].parameters])
+    moved = {key: values * factors[key] for key, values in rows.variables.items()}
+    np.testing.assert_allclose(
+        law.predict(law.rescaled(truth, factors), moved), law.predict(truth, rows.variables), rtol=1e-10
+    )
+
+
+def test_chinchilla_as_replicated():
+    """The values of Besiroglu et al. 2024 (abstract: E 1.82, A 482, alpha 0.348, B 2085, beta 0.366) at two places, by hand."""
+    law = law_of("chinchilla")
+    parameters = np.array([[1.8172, 482.01, 0.3478, 2085.43, 0.3658]])
+    places = {"encoder_params": np.array([7e10, 1e9]), "images_seen": np.array([1.4e12, 2e10])}
+    by_hand = [
+        1.8172 + 482.01 / 7e10**0.3478 + 2085.43 / 1.4e12**0.3658,
+        1.8172 + 482.01 / 1e9**0.3478 + 2085.43 / 2e10**0.3658,
+    ]
+    np.testing.assert_allclose(law.predict(parameters, places)[0], by_hand, rtol=1e-12)
+    assert law.huber == 1e-3
+
+
+def test_effective_data_as_published():
+    """Muennighoff et al. 2023, section 6: with R* of about 15, up to 4 epochs are almost as good as new data."""
+    from mimcore.scaling.laws.effective import effective
+
+    unique = np.full(3, 1e6)
+    seen = np.array([1.0, 4.0, 400.0]) * unique
+    worth = effective(np.array([[15.39]]), {"unique_images": unique, "images_seen": seen})[0] / unique
+    np.testing.assert_allclose(worth, [1, 1 + 15.39 * (1 - np.exp(-3 / 15.39)), 1 + 15.39], rtol=1e-9)
+    assert worth[1] > 0.9 * 4
+
+
+def test_the_limits_of_repetition():
+    law = law_of("repetition")
+    floor, a, alpha, b, beta, worth, rise, _, _ = KNOWN["repetition"].parameters
+    truth = np.array([KNOWN["repetition"].parameters])
+
+    def at(params, unique, seen):
+        one = {"encoder_params": params, "unique_images": unique, "images_seen": seen}
+        return law.predict(truth, {key: np.array([value]) for key, value in one.items()})[0, 0]
+
+    endless = floor + a * 1e8**-alpha + b * (worth * 1e6) ** -beta + rise
+    assert at(1e8, 1e6, 1e30) == pytest.approx(endless, rel=1e-6)
+    assert at(1e8, 1e30, 1e9) == pytest.approx(floor + a * 1e8**-alpha + b * 1e9**-beta, rel=1e-9)
+    # On few images it falls and then rises with length, and the larger model turns sooner.
+    lengths = np.geomspace(1e7, 1e11, 200)
+    turns = [lengths[np.argmin([at(params, 2e5, seen) for seen in lengths])] for params in (5e7, 6e8)]
+    assert 1e7 < turns[1] < turns[0] < 1e11
+
+
+def test_m4_solves_its_equation():
+    floor, span, b, c, a = KNOWN["m4"].parameters
+    n = np.geomspace(10, 1e8, 50)
+    y = law_of("m4").predict(np.array([KNOWN["m4"].parameters]), {"unique_images": n})[0]
+    share = (y - floor) / span
+    np.testing.assert_allclose(share / (1 - share) ** a, b * n**-c, rtol=1e-6)
