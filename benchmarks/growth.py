@@ -39,7 +39,7 @@ FIRST_STEP = """
 import time; begun = time.perf_counter()
 import sys, torch
 from mimcore.execution import Execution
-from mimcore.training.pretrain import train_step
+from mimcore.training.step import train_step
 from mimcore.training.state import start_run
 device = Execution(device="cpu").start()
 run = start_run({"seed": "s0", "model": {"image_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2},

@@ -41,6 +41,15 @@ class Execution(Definition):
     compile: Literal["off", "default", "reduce-overhead"] = "off"
     #: Write what the terminal shows as live files as well, into the scratch folder of the run.
     live: list[Literal["dvclive", "tensorboard"]] = Field(default_factory=list)
+    #: Processes that train one run on this machine, each with a part of every batch; under ``torchrun``, it says how many.
+    ranks: int = Field(1, ge=1)
+    #: How ranks share the work: ``ddp`` (each has all weights), ``fsdp`` (each has a part of every tensor), or ``auto``: ``fsdp``
+    #: where the training state would fill more than half of a GPU.
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    #: How often ranks that died are started again, from the last checkpoint.
+    restarts: int = Field(3, ge=0)
+    #: Take kernels that give the same bits each time, where there are such, on a GPU; a CPU's do anyway.
+    deterministic: bool = False
     #: Seconds between checkpoints of a run in progress.
     checkpoint_seconds: float = Field(60, gt=0)
 
@@ -55,6 +64,9 @@ class Execution(Definition):
         if sys.platform == "linux":
             _keep_freed_memory()
         torch.set_num_threads(self.threads or _cores())
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+            torch.use_deterministic_algorithms(True, warn_only=True)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("execution.device: 'cuda' is asked for, but torch sees no GPU; use 'auto' or 'cpu'.")
         use_cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())

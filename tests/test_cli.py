@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from mimcore import cli
 from mimcore.cli import app, main
+from mimcore.errors import Preempted
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -231,3 +232,16 @@ def test_every_verb_ends_with_the_dvc_that_started_it(started_by_dvc: bool, monk
     with pytest.raises(SystemExit):
         cli.main()
     assert bool(bound) == started_by_dvc
+
+
+def test_a_run_that_was_asked_to_end_has_a_status_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask() -> None:
+        raise Preempted("asked to end after 32 of 64 images.")
+
+    monkeypatch.setattr(cli, "app", ask)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 75
+    assert capsys.readouterr().err == "mimcore: asked to end after 32 of 64 images.\n"

@@ -22,7 +22,7 @@ from mimcore.data.loader import IMAGE_COLUMNS, SIZE_COLUMNS, Batches, Images
 from mimcore.data.paths import S3Folder, pool_root
 from mimcore.data.views import cut, decode_scaled, resample, shrink
 from mimcore.errors import UserError
-from mimcore.training.pretrain import arriving, training_batches
+from mimcore.training.loop import arriving, training_batches
 from mimcore.training.state import Run, start_run
 from mimcore.training.step import train_step
 

@@ -10,13 +10,14 @@ import sys
 from importlib import import_module
 
 from mimcore.cli.base import app
-from mimcore.errors import UserError
+from mimcore.errors import Preempted, UserError
+from mimcore.launch import join_launcher
 from mimcore.lifetime import die_with_parent
 
 __all__ = ["app", "main"]
 
 #: Modules with verbs, in the order of the help.
-ROOMS = ("study", "data", "sampling", "training", "evaluation", "scaling", "plan", "advise", "look", "bench")
+ROOMS = ("study", "data", "sampling", "training", "evaluation", "weights", "scaling", "plan", "advise", "look", "bench")
 for room in ROOMS:
     import_module(f"{__name__}.{room}")
 
@@ -27,11 +28,15 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if "DVC_STAGE" in os.environ:
         die_with_parent()
+    join_launcher()
     try:
         app()
     except UserError as error:
         print(f"mimcore: {error}", file=sys.stderr)
         sys.exit(2)
+    except Preempted as words:
+        print(f"mimcore: {words}", file=sys.stderr)
+        sys.exit(Preempted.EXIT_STATUS)
     except KeyboardInterrupt:
         print("mimcore: interrupted; nothing half-written was kept.", file=sys.stderr)
         sys.exit(130)

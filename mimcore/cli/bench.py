@@ -75,7 +75,7 @@ def profile(
     from mimcore.bench.data import read_sample
     from mimcore.bench.profile import profiled
     from mimcore.data.loader import Images
-    from mimcore.training.pretrain import arriving, training_batches
+    from mimcore.training.loop import arriving, training_batches
     from mimcore.training.state import start_run
     from mimcore.training.step import speed_up
 

@@ -3,8 +3,11 @@
 import sys
 from pathlib import Path
 
+import typer
+
 from mimcore import layout
 from mimcore.cli.base import PARAMS, WORK, Params, RunName, app
+from mimcore.launch import launch, launched, rank
 from mimcore.study import Study
 
 
@@ -16,6 +19,11 @@ def pretrain(run: RunName, params: Params = PARAMS) -> None:
     from mimcore.training.pretrain import pretrain as work
 
     study = Study.read(params)
+    if study.execution.ranks > 1 and not launched():
+        status = launch(
+            [sys.executable, "-m", "mimcore", *sys.argv[1:]], study.execution.ranks, study.execution.restarts
+        )
+        raise typer.Exit(status)
     declared, at = study.declared_run(run), study.runs[run]
     output = layout.run(run)
     pool = study.options("pools", study.pool_of("subsets", at.subset))
@@ -28,5 +36,7 @@ def pretrain(run: RunName, params: Params = PARAMS) -> None:
         result = work(
             run, declared, pool, subset, output, provenance, scratch, Path.cwd(), study.execution, device, progress
         )
+    if rank():
+        return
     losses = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
     print(f"{run}: {losses}")

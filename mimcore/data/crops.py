@@ -10,7 +10,13 @@ TRIES = 10
 
 
 def random_resized_crop(
-    images: Tensor, scale: tuple[float, float], ratio: tuple[float, float], flip: bool, generator: Generator
+    images: Tensor,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    flip: bool,
+    generator: Generator,
+    drawn: int | None = None,
+    first: int = 0,
 ) -> Tensor:
     """Crop each image at random, resize to its full size by bicubic interpolation, flip every other one.
 
@@ -23,13 +29,17 @@ def random_resized_crop(
         ratio: least and greatest width over height.
         flip: mirror with probability one half.
         generator: a CPU generator; the draws are the same on every device.
+        drawn: images to draw for, where ``images`` are a part of a batch; B if None.
+        first: which of the ``drawn`` the first of ``images`` is.
 
     Returns:
         float32 ``(B, C, H, W)``, in [0, 255] (clamped, as bicubic interpolation overshoots).
     """
     batch, channels, height, width = images.shape
-    top, left, rows, columns = draw_crops(batch, height, width, scale, ratio, generator)
-    mirrored = torch.rand(batch, generator=generator) < 0.5 if flip else torch.zeros(batch, dtype=torch.bool)
+    drawn, mine = drawn or batch, slice(first, first + batch)
+    crops = draw_crops(drawn, height, width, scale, ratio, generator)
+    top, left, rows, columns = (side[mine] for side in crops)
+    mirrored = torch.rand(drawn, generator=generator)[mine] < 0.5 if flip else torch.zeros(batch, dtype=torch.bool)
     vertical = resampling_matrix(top, rows, height, torch.zeros_like(mirrored), images.device)  # (B, H, H)
     horizontal = resampling_matrix(left, columns, width, mirrored, images.device)  # (B, W, W)
     with torch.autocast(images.device.type, enabled=False):
@@ -40,9 +50,13 @@ def random_resized_crop(
     return pixels.clamp_(0, 255)
 
 
-def random_flip(images: Tensor, generator: Generator) -> Tensor:
-    """Mirror each of B images ``(B, C, H, W)`` with probability one half; a CPU generator draws the same for every device."""
-    mirrored = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+def random_flip(images: Tensor, generator: Generator, drawn: int | None = None, first: int = 0) -> Tensor:
+    """Mirror each of B images ``(B, C, H, W)`` with probability one half; a CPU generator draws the same for every device.
+
+    ``drawn`` and ``first`` are those of ``random_resized_crop``.
+    """
+    draws = torch.rand(drawn or len(images), generator=generator)[first : first + len(images)]
+    mirrored = (draws < 0.5).to(images.device)
     return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
 
 

@@ -72,12 +72,13 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
     ``detections.png`` in ``context.folder`` shows the first test images.
 
     Raises:
-        UserError: the patch does not divide ``image_size``, the encoder takes no RGB, boxes are missing, or the loss is not finite.
+        UserError: the encoder's stride does not divide ``image_size``, it takes no RGB, boxes are missing, or the loss is not
+            finite.
     """
-    if config.image_size % encoder.patch_size:
+    if config.image_size % encoder.stride:
         raise UserError(
-            f"{context.where}.image_size: {config.image_size} is not a multiple of the encoder's patch of "
-            f"{encoder.patch_size} pixels; choose one that is."
+            f"{context.where}.image_size: {config.image_size} is not a multiple of the encoder's stride of "
+            f"{encoder.stride} pixels; choose one that is."
         )
     if encoder.channels != 3:
         raise UserError(
@@ -90,7 +91,7 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
     with seeded(context.seed, context.device):
         tuned = encoder.fresh(img_size=config.image_size, drop_path_rate=config.drop_path_rate)
         backbone = Backbone(tuned, config.width, config.scales, config.precision)
-        steps = strides(tuned.patch_size, config.scales)
+        steps = strides(tuned.stride, config.scales)
         model = detector(config.head, backbone, classes, steps, config.convolutions).to(context.device)
         model.train()
         train(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mimcore.errors import UserError
 from mimcore.evaluation.task import Context, Images, Precision, TaskConfig
+from mimcore.models import families
 from mimcore.models.encoder import Encoder, statistics
 
 #: Largest height and width of pixels taken as features: 32 x 32 x 3 numbers are what CIFAR-10's pixels are.
@@ -60,7 +61,7 @@ def extract(subject: Encoder | Pixels, images: Images, config: FeaturesConfig, c
         UserError: the class token is asked for and the encoder has none.
     """
     if isinstance(subject, Encoder):
-        if config.pooling == "cls" and subject.module.cls_token is None:
+        if config.pooling == "cls" and not families.has_class_token(subject.module):
             raise UserError(f"{context.where}.pooling: the encoder has no class token; use 'mean'.")
         subject.module.to(context.device).eval()
     positions = np.arange(len(images))
@@ -84,10 +85,11 @@ def batch_features(subject: Encoder | Pixels, images: Tensor, config: FeaturesCo
         height, width = (min(PIXELS_SIDE, side) for side in images.shape[-2:])
         return F.adaptive_avg_pool2d(pixels, (height, width)).flatten(1)
     with autocast(images.device, config.precision):
-        tokens = subject.module.forward_features(subject.normalize(images))
-    if config.pooling == "cls":
-        return tokens[:, 0].float()
-    return tokens[:, subject.module.num_prefix_tokens :].float().mean(dim=1)
+        pixels = subject.normalize(images)
+        if config.pooling == "cls":
+            return families.class_token(subject.module, pixels).float()
+        tokens = families.patch_tokens(subject.module, pixels)
+    return tokens.float().mean(dim=1)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:

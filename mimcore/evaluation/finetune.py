@@ -33,6 +33,7 @@ from mimcore.evaluation.task import (
     seed_number,
     seeded,
 )
+from mimcore.models import families
 from mimcore.models.encoder import Encoder, sides
 
 METRICS = {"top1": Metric("Top-1 accuracy after fine-tuning")}
@@ -94,7 +95,7 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
     with seeded(context.seed, context.device):
         tuned = encoder.fresh(num_classes=classes, global_pool="avg", drop_path_rate=config.drop_path_rate)
         # The released code of MAE (main_finetune.py) starts the head near zero.
-        nn.init.trunc_normal_(tuned.module.get_parameter("head.weight"), std=2e-5)
+        nn.init.trunc_normal_(families.head_weight(tuned.module), std=2e-5)
         tuned.module.to(context.device).train()
         peak = config.base_learning_rate * config.batch_size / 256
         train(

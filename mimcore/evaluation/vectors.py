@@ -14,6 +14,7 @@ from mimcore import artifacts
 from mimcore.data.loader import Images
 from mimcore.errors import UserError
 from mimcore.evaluation.features import FeaturesConfig, ahead, batch_features
+from mimcore.models import families
 from mimcore.models.encoder import load
 
 #: Rows of a row group of the file.
@@ -31,7 +32,7 @@ def of_run(folder: Path, config: FeaturesConfig, device: torch.device) -> tuple[
     """
     encoder = load(folder)
     encoder.module.to(device).eval()
-    if config.pooling == "cls" and encoder.module.cls_token is None:
+    if config.pooling == "cls" and not families.has_class_token(encoder.module):
         raise UserError(f"{folder}: the encoder has no class token; use the pooling 'mean'.")
     return lambda images: batch_features(encoder, images, config), encoder.image_size, encoder.channels
 

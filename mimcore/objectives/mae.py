@@ -3,26 +3,38 @@
 He et al. 2022, 'Masked Autoencoders Are Scalable Vision Learners', section 3.
 """
 
-import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field, model_validator
+from timm.models.vision_transformer import VisionTransformer
 from torch import Generator, Tensor, nn
 
-from mimcore.definition import Definition
+from mimcore.errors import UserError
 from mimcore.models.decoder import Decoder
-from mimcore.models.encoder import Encoder
-from mimcore.models.masking import kept_patches, random_order
-from mimcore.models.patches import encode_patches, normalize_patches, patchify
+from mimcore.models.encoder import Encoder, sides
+from mimcore.models.encoding import encode_hidden, encode_patches
+from mimcore.models.families import Hierarchical
+from mimcore.models.masking import MaskingOptions, Masks
+from mimcore.models.options import ObjectiveOptions
+from mimcore.models.patches import normalize_patches, patchify
+from mimcore.models.targets import TargetOptions
 
 
-class Config(Definition):
+class Config(MaskingOptions, TargetOptions, ObjectiveOptions):
     """Options of MAE; the defaults are the paper's for ViT-B, L and H (section 4.1, tables 1 and 8)."""
 
-    #: Part of the patches that is hidden (table 1, figure 5).
+    #: Part of the mask units that is hidden (table 1, figure 5).
     mask_ratio: float = Field(0.75, gt=0, lt=1)
+    #: Squared error in the paper (section 3, 'Reconstruction target').
+    loss: Literal["l1", "l2"] = "l2"
     #: Standardise each target patch by its own mean and variance (table 1d).
     norm_pix_loss: bool = True
+    #: Part of all patches that is predicted, drawn from the hidden ones; all of these if not given. The other hidden patches
+    #: are left out of the decoder (Fu et al. 2024, 'Rethinking Patch Dependence for Masked Autoencoders', section 3.3).
+    prediction_ratio: float | None = Field(None, gt=0, lt=1)
+    #: Give the encoder mask tokens in the place of the hidden patches, instead of the decoder (table 1c).
+    encoder_mask_tokens: bool = False
     #: Width of the decoder's tokens (table 1b).
     decoder_embed_dim: int = Field(512, ge=16, multiple_of=4)
     #: Blocks of the decoder (table 1a).
@@ -35,32 +47,56 @@ class Config(Definition):
             raise ValueError(
                 f"decoder_num_heads {self.decoder_num_heads} does not divide decoder_embed_dim {self.decoder_embed_dim}"
             )
+        if self.target_window is not None and self.norm_pix_loss:
+            raise ValueError("target_window and norm_pix_loss standardise the target twice; set norm_pix_loss to false")
+        if self.prediction_ratio is not None and self.prediction_ratio > self.mask_ratio:
+            raise ValueError(f"prediction_ratio {self.prediction_ratio} is more than mask_ratio {self.mask_ratio}")
         return self
 
 
 class Objective(nn.Module):
     """MAE's loss over a timm vision transformer.
 
-    Shapes: B batch, N patches of the image, K kept, M = N - K masked, D encoder width, P values of a patch.
+    Shapes: B batch, U mask units of the image, N patches, K kept, M predicted of the N - K hidden, D encoder width, P values
+    of a patch.
+
+    Raises:
+        UserError: the masks, or the encoder, do not go with it.
     """
 
-    #: The loss is a mean over images, each with as many masked patches: micro-batches of it weigh by their images.
+    #: The loss is a mean over images, each with as many predicted patches: micro-batches of it weigh by their images.
     whole_batch: ClassVar[bool] = False
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__()
-        self.encoder = encoder.module
+        module = encoder.module
+        if isinstance(module, Hierarchical) or not (
+            isinstance(module, VisionTransformer) or config.encoder_mask_tokens
+        ):
+            raise UserError(
+                f"objectives: MAE leaves the hidden patches out of the encoder, and '{encoder.model_name}' needs them all; take "
+                "a plain vision transformer, or the objective 'simmim'."
+            )
+        self.encoder = module
         self.config = config
         self.patch_size = encoder.patch_size
-        self.patches = math.prod(self.encoder.patch_embed.grid_size)
-        self.kept = kept_patches(self.patches, config.mask_ratio)
+        self.masks = Masks.plan(config, sides(encoder.image_size), encoder.patch_size, hide_at_least=False)
+        patches = self.masks.grid[0] * self.masks.grid[1] * self.masks.times**2
+        self.kept = self.masks.kept * self.masks.times**2
+        self.shown = patches  # to the decoder: the kept, and those that are predicted
+        if config.prediction_ratio is not None:
+            self.shown = min(patches, self.kept + max(1, round(patches * config.prediction_ratio)))
+        self.mask_token = nn.Parameter(torch.empty(module.embed_dim)) if config.encoder_mask_tokens else None
+        if self.mask_token is not None:
+            nn.init.normal_(self.mask_token, std=0.02)
         self.decoder = Decoder(
-            encoder_width=self.encoder.embed_dim,
+            encoder_width=module.embed_dim,
             width=config.decoder_embed_dim,
             depth=config.decoder_depth,
             num_heads=config.decoder_num_heads,
-            grid=self.encoder.patch_embed.grid_size,
+            grid=(self.masks.grid[0] * self.masks.times, self.masks.grid[1] * self.masks.times),
             outputs=self.patch_size**2 * encoder.channels,
+            mask_tokens=not config.encoder_mask_tokens,
         )
 
     def draw(self, batch: int, generator: Generator) -> Tensor:
@@ -71,53 +107,68 @@ class Objective(nn.Module):
             generator: where the randomness comes from; a CPU generator gives the same masks on every device.
 
         Returns:
-            The order of the patches of each image, kept ones first, int64 ``(B, N)``, on the generator's device.
+            The order of the mask units of each image, kept ones first, int64 ``(B, U)``, on the generator's device.
         """
-        return random_order(batch, self.patches, generator)
+        return self.masks.draw(batch, generator)
 
     def forward(self, images: Tensor, drawn: Tensor) -> dict[str, Tensor]:
-        """Mean squared error over the masked patches.
+        """Mean error over the predicted patches.
 
         Args:
             images: normalised, float ``(B, C, H, W)``.
-            drawn: rows of what ``draw`` returned, int64 ``(B, N)``.
+            drawn: rows of what ``draw`` returned, int64 ``(B, U)``.
 
         Returns:
             ``{"loss": float32 scalar}``.
         """
-        patches, target, order = self._prepare(images, drawn)
-        prediction = self._predict(patches, order)  # (B, M, P)
-        masked = order[:, self.kept :]
-        target = target.gather(1, masked.unsqueeze(-1).expand(-1, -1, target.shape[-1]))
-        return {"loss": (prediction.float() - target).square().mean()}
+        order = self._order(images, drawn)
+        target = patchify(self.config.pixels(images), self.patch_size)
+        target = target.gather(1, order[:, self.kept :].unsqueeze(-1).expand(-1, -1, target.shape[-1]))
+        if self.config.norm_pix_loss:
+            target = normalize_patches(target)
+        return {"loss": self.config.error(self._predict(images, drawn, order), target).mean()}
 
     def reconstruct(self, images: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Fill in the hidden patches, for a picture.
 
         Returns:
             Normalised pixels: the input with the hidden patches at zero, and with the predicted ones put in; each
-            ``(B, C, H, W)``. With ``norm_pix_loss`` the prediction is given the true patch's mean and variance.
+            ``(B, C, H, W)``. A standardised prediction is given the mean and variance of the true pixels. Hidden patches
+            that are not predicted stay at zero.
         """
-        patches, _, order = self._prepare(images, drawn)
-        prediction = self._predict(patches, order).float()
-        masked = order[:, self.kept :].unsqueeze(-1).expand(-1, -1, patches.shape[-1])
+        order = self._order(images, drawn)
+        patches = patchify(images, self.patch_size).float()
+        width = patches.shape[-1]
+        hidden = self.masks.patches(drawn.to(images.device))[:, self.kept :].unsqueeze(-1).expand(-1, -1, width)
+        blank = patches.scatter(1, hidden, 0.0)
+        predicted = order[:, self.kept :].unsqueeze(-1).expand(-1, -1, width)
+        prediction = self._predict(images, drawn, order).float()
         if self.config.norm_pix_loss:
-            true = patches.float().gather(1, masked)
+            true = patches.gather(1, predicted)
             prediction = prediction * (true.var(-1, keepdim=True) + 1e-6).sqrt() + true.mean(-1, keepdim=True)
-        pictures = []
-        for fill in (prediction.new_zeros(()).expand_as(prediction), prediction):
-            filled = patches.float().scatter(1, masked, fill)
-            pictures.append(patchify(filled, self.patch_size, inverse=images.shape[-2:]))
-        return pictures[0], pictures[1]
+        filled = patchify(blank.scatter(1, predicted, prediction), self.patch_size, inverse=images.shape[-2:])
+        pixels = self.config.undo(filled, images)
+        blank, mask = (
+            patchify(part, self.patch_size, inverse=images.shape[-2:])
+            for part in (blank, torch.zeros_like(blank).scatter(1, predicted, 1.0))
+        )
+        return blank, torch.where(mask > 0, pixels, blank)
 
-    def _prepare(self, images: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        patches = patchify(images, self.patch_size)  # (B, N, P)
-        target = patches.float()
-        if self.config.norm_pix_loss:
-            target = normalize_patches(target)
-        return patches, target, drawn.to(images.device)
+    def _order(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """The patches that the decoder is shown, kept ones first, int64 ``(B, K + M)``."""
+        return self.masks.patches(drawn.to(images.device))[:, : self.shown]
 
-    def _predict(self, patches: Tensor, order: Tensor) -> Tensor:
-        tokens = encode_patches(self.encoder, patches, order[:, : self.kept])  # (B, prefix + K, D)
+    def _predict(self, images: Tensor, drawn: Tensor, order: Tensor) -> Tensor:
+        if self.mask_token is None:
+            assert isinstance(self.encoder, VisionTransformer)
+            patches = patchify(images, self.patch_size)
+            tokens = encode_patches(self.encoder, patches, order[:, : self.kept])  # (B, prefix + K, D)
+        else:
+            hidden = self.masks.hidden(drawn.to(images.device))
+            hidden = hidden.repeat_interleave(self.masks.times, 1).repeat_interleave(self.masks.times, 2)
+            tokens = encode_hidden(self.encoder, images, hidden, self.mask_token)
+            prefix = self.encoder.num_prefix_tokens
+            index = order.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+            tokens = torch.cat([tokens[:, :prefix], tokens[:, prefix:].gather(1, index)], dim=1)
         prediction: Tensor = self.decoder(tokens, order, self.kept)
         return prediction

@@ -6,40 +6,33 @@ Xie et al. 2022, 'SimMIM: a Simple Framework for Masked Image Modeling', section
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from mimcore.definition import Definition
 from mimcore.errors import UserError
 from mimcore.models.encoder import Encoder, sides
-from mimcore.models.masking import hidden_units, random_order
-from mimcore.models.patches import encode_hidden, window_statistics
+from mimcore.models.encoding import encode_hidden
+from mimcore.models.families import Hierarchical
+from mimcore.models.masking import MaskingOptions, Masks
+from mimcore.models.options import ObjectiveOptions
+from mimcore.models.targets import TargetOptions
 
 
-class Config(Definition):
-    """Options of SimMIM; the defaults are the paper's (sections 3.2 to 3.4 and 4.1)."""
+class Config(MaskingOptions, TargetOptions, ObjectiveOptions):
+    """Options of SimMIM; the defaults are the paper's (sections 3.2 to 3.4 and 4.1.2)."""
 
-    #: Part of the mask units that is hidden (section 4.1).
+    #: Part of the mask units that is hidden (section 4.1.2).
     mask_ratio: float = Field(0.6, gt=0, lt=1)
     #: Height and width of what is hidden or seen as a whole, pixels: a multiple of the patch size (section 3.2).
-    mask_unit: int = Field(32, ge=1)
-    #: Absolute or squared error (section 3.4).
+    mask_unit: int | None = Field(32, ge=1)
+    #: Absolute error in the paper (section 3.4).
     loss: Literal["l1", "l2"] = "l1"
-    #: Standardise each target pixel by the square of this side around it, pixels; without it the target is the pixels.
-    #: The released configuration of SwinV2 has 47 (``NORM_TARGET.PATCH_SIZE``).
-    target_window: int | None = Field(None, ge=3)
-
-    @model_validator(mode="after")
-    def _fits(self) -> "Config":
-        if self.target_window is not None and self.target_window % 2 == 0:
-            raise ValueError(f"target_window {self.target_window} must be odd, so that a pixel is its window's centre")
-        return self
 
 
 class Objective(nn.Module):
-    """SimMIM's loss over a timm vision transformer.
+    """SimMIM's loss over a timm vision transformer or Swin.
 
-    Shapes: B batch, U mask units of the image, M of them masked, D encoder width.
+    Shapes: B batch, U mask units of the image, D width of the last tokens, S their stride.
 
     Raises:
         UserError: ``mask_unit`` does not go with the model, or leaves nothing to see.
@@ -50,28 +43,23 @@ class Objective(nn.Module):
 
     def __init__(self, encoder: Encoder, config: Config) -> None:
         super().__init__()
-        self.encoder = encoder.module
+        module = encoder.module
+        self.encoder = module
         self.config = config
-        unit, patch_size, (height, width) = config.mask_unit, encoder.patch_size, sides(encoder.image_size)
-        if unit % patch_size or height % unit or width % unit:
+        height, width = sides(encoder.image_size)
+        if height % encoder.stride or width % encoder.stride:
             raise UserError(
-                f"objectives.mask_unit: {unit} must be a multiple of the model's patch_size {patch_size} and divide its "
-                f"image_size {height}x{width}; choose another."
+                f"models.image_size: {height}x{width} is not a multiple of {encoder.stride} pixels, of which each last token of "
+                f"'{encoder.model_name}' predicts a square; choose another."
             )
-        self.unit_patches = unit // patch_size
-        self.grid = (height // unit, width // unit)
-        units = self.grid[0] * self.grid[1]
-        self.seen = units - hidden_units(units, config.mask_ratio)
-        if not self.seen:
-            raise UserError(
-                f"objectives.mask_unit: with {unit} and mask_ratio {config.mask_ratio} all of an image of {height}x{width} "
-                "pixels is hidden; choose a smaller one of the two."
-            )
+        self.masks = Masks.plan(config, (height, width), encoder.patch_size, hide_at_least=True)
+        self.prefix = 0 if isinstance(module, Hierarchical) else module.num_prefix_tokens
+        self.rows = height // encoder.stride
         #: A vector, so that weight decay leaves it alone, as in the released code.
-        self.mask_token = nn.Parameter(torch.empty(self.encoder.embed_dim))
+        self.mask_token = nn.Parameter(torch.empty(module.embed_dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         self.decoder = nn.Sequential(  # section 3.3: a linear layer is enough
-            nn.Conv2d(self.encoder.embed_dim, patch_size**2 * encoder.channels, 1), nn.PixelShuffle(patch_size)
+            nn.Conv2d(module.num_features, encoder.stride**2 * encoder.channels, 1), nn.PixelShuffle(encoder.stride)
         )
 
     def draw(self, batch: int, generator: Generator) -> Tensor:
@@ -84,7 +72,7 @@ class Objective(nn.Module):
         Returns:
             The order of the mask units of each image, seen ones first, int64 ``(B, U)``, on the generator's device.
         """
-        return random_order(batch, self.grid[0] * self.grid[1], generator)
+        return self.masks.draw(batch, generator)
 
     def forward(self, images: Tensor, drawn: Tensor) -> dict[str, Tensor]:
         """Mean error of the masked pixels (section 3.4).
@@ -96,14 +84,9 @@ class Objective(nn.Module):
         Returns:
             ``{"loss": float32 scalar}``.
         """
-        hidden = self._hidden(images, drawn)
-        target = images.float()
-        if self.config.target_window:
-            mean, deviation = window_statistics(target, self.config.target_window)
-            target = (target - mean) / deviation
-        difference = self._predict(images, hidden) - target
-        error = difference.abs() if self.config.loss == "l1" else difference.square()
-        pixels = _enlarge(hidden, self.config.mask_unit).unsqueeze(1)
+        hidden = self.masks.hidden(drawn.to(images.device))
+        error = self.config.error(self._predict(images, hidden), self.config.pixels(images))
+        pixels = self._pixels(hidden, images)
         return {"loss": (error * pixels).sum() / (pixels.sum() * images.shape[1])}
 
     def reconstruct(self, images: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,25 +96,20 @@ class Objective(nn.Module):
             Normalised pixels: the input with the hidden units at zero, and with the predicted ones put in; each
             ``(B, C, H, W)``. With ``target_window`` the prediction is given the true windows' mean and deviation.
         """
-        hidden = self._hidden(images, drawn)
-        prediction = self._predict(images, hidden)
-        if self.config.target_window:
-            mean, deviation = window_statistics(images.float(), self.config.target_window)
-            prediction = prediction * deviation + mean
-        pixels = _enlarge(hidden, self.config.mask_unit).unsqueeze(1)
+        hidden = self.masks.hidden(drawn.to(images.device))
+        prediction = self.config.undo(self._predict(images, hidden), images)
+        pixels = self._pixels(hidden, images)
         return images.float().masked_fill(pixels, 0), torch.where(pixels, prediction, images.float())
-
-    def _hidden(self, images: Tensor, drawn: Tensor) -> Tensor:
-        """Which mask units are hidden, bool ``(B, rows, columns)``."""
-        order = drawn.to(images.device)
-        none = torch.zeros_like(order, dtype=torch.bool)
-        return none.scatter(1, order[:, self.seen :], True).reshape(-1, *self.grid)
 
     def _predict(self, images: Tensor, hidden: Tensor) -> Tensor:
         """All pixels, those seen too, float32 ``(B, C, H, W)``."""
-        patches = _enlarge(hidden, self.unit_patches)
-        prediction: Tensor = self.decoder(encode_hidden(self.encoder, images, patches, self.mask_token))
+        tokens = encode_hidden(self.encoder, images, _enlarge(hidden, self.masks.times), self.mask_token)
+        prediction: Tensor = self.decoder(tokens[:, self.prefix :].mT.unflatten(2, (self.rows, -1)))
         return prediction.float()
+
+    def _pixels(self, hidden: Tensor, images: Tensor) -> Tensor:
+        """Which pixels are hidden, bool ``(B, 1, H, W)``."""
+        return _enlarge(hidden, images.shape[-2] // self.masks.grid[0]).unsqueeze(1)
 
 
 def _enlarge(mask: Tensor, times: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mimcore import registry
 from mimcore.definition import resolve
 from mimcore.models import encoder as encoders
+from mimcore.models import families
 from mimcore.models.encoder import Encoder
 from mimcore.training.randomness import generator
 
@@ -87,7 +88,7 @@ def encoder_flops(encoder: Encoder, image_size: int | tuple[int, int] | None = N
     """
     kwargs = encoder.kwargs | ({} if image_size is None else {"img_size": image_size})
     with torch.device("meta"):
-        module = encoders.create(encoder.model_name, kwargs)
+        module = families.create(encoder.model_name, kwargs)
         sides = encoders.sides(encoder.image_size if image_size is None else image_size)
         images = torch.empty(1, encoder.channels, *sides)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

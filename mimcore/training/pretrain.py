@@ -1,9 +1,8 @@
 """Stage ``pretrain``: a subset and three definitions in, a run artifact out."""
 
-import math
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,26 +12,26 @@ import pyarrow.parquet as pq
 import torch
 
 from mimcore import artifacts
-from mimcore.data import nvjpeg, processes
-from mimcore.data.loader import Batches, Images
+from mimcore.data import nvjpeg
+from mimcore.data.loader import Images
 from mimcore.data.splits import pick
-from mimcore.data.views import RandomCrops
 from mimcore.definition import resolve
 from mimcore.errors import UserError
 from mimcore.models import encoder as encoders
-from mimcore.training.checkpoint import load_checkpoint, save_checkpoint, scratch, scratch_key
+from mimcore.models.continued import other_weights, save_objective
+from mimcore.training.checkpoint import Checkpoints
 from mimcore.training.flops import training_flops_per_image
 from mimcore.training.live import Watch
+from mimcore.training.loop import Progress, train_loop
 from mimcore.training.picture import save_reconstructions
+from mimcore.training.ranks import Ranks, joined
+from mimcore.training.schedule import Schedule
+from mimcore.training.scratch import scratch, scratch_key
 from mimcore.training.state import Run, start_run
-from mimcore.training.step import speed_up, train_step
-from mimcore.training.validation import fixed_loss
+from mimcore.training.step import speed_up
 
 if TYPE_CHECKING:
     from mimcore.execution import Execution
-
-#: Told of the phase, images done, images in all, and a few words.
-Progress = Callable[[str, int, int, str], None]
 
 #: Images of the validation split in the picture of reconstructions.
 PICTURE_IMAGES = 8
@@ -69,48 +68,95 @@ def pretrain(
     Returns:
         What ``metrics.json`` holds.
 
+    Where the environment tells of ranks (``torchrun``), each calls this, and the first writes.
+
     Raises:
+        Preempted: a signal asked the run to end; its state is saved.
         UserError: the loss is not finite, the run is being trained by another process, the subset or an image cannot
             be read, the disk is full.
     """
-    inputs = {name: artifacts.file_digest(subset / name) for name in ("manifest.parquet", "validation.parquet")}
-    manifest, validation = (_read_rows(subset / name) for name in inputs)
-    record = artifacts.Provenance(provenance, f"pretrain {run_name}", definition, inputs)
-    with record, scratch(scratch_root / scratch_key(definition, inputs)) as folder:
-        run = start_run(definition, device)
-        if run.schedule.jpeg_decoder == "nvjpeg":
-            nvjpeg.refuse_without_gpu(device)
-        image_size = run.encoder.image_size
-
-        def images(rows: pa.Table) -> Images:
-            return Images(pool, rows, image_size, root, execution.image_cache_mib, run.encoder.channels)
-
-        fixed = run.schedule.validation_images
-        train = images(manifest)
-        tables = {
-            "val": images(pick(validation, min(fixed, len(validation)), "validation")),
-            "seen": images(pick(manifest, min(fixed, len(manifest)), "seen")),
-        }
-        first = torch.from_numpy(train.get(np.arange(min(2, len(train))))).to(device)
-        flops = training_flops_per_image(run.objective, run.encoder, first)
-        speed_up(run, execution, first)
-        state = load_checkpoint(folder)
-        if state is not None:
-            run.restore(state)
-        watch = Watch(run, flops, folder, execution.live)
-        train_loop(run, train, tables, folder, execution, progress, watch)
-        metrics = summarize(run, definition, len(manifest), flops)
-        with artifacts.directory(output) as part:
-            encoders.save(run.encoder, part, definition)
-            artifacts.write_json(part / "metrics.json", metrics)
-            write_curve(part / "curve.parquet", run.curve)
-            shown = tables["val"].get(np.arange(min(PICTURE_IMAGES, len(tables["val"]))))
-            pictures = torch.from_numpy(shown).to(device)
-            save_reconstructions(part / "reconstructions.png", run.objective, run.encoder, pictures)
-        record.record["resolved"] = resolved_options(run, definition)
-        record.record |= {"device": str(device), "threads": torch.get_num_threads(), **metrics["facts"]}
-    shutil.rmtree(folder, ignore_errors=True)
+    with joined(device) as (ranks, device):
+        inputs = {name: artifacts.file_digest(subset / name) for name in ("manifest.parquet", "validation.parquet")}
+        record = artifacts.Provenance(provenance, f"pretrain {run_name}", definition, inputs)
+        folder = scratch_root / scratch_key(definition, inputs)
+        with ExitStack() as stack:
+            if ranks.first:
+                stack.enter_context(record)
+                stack.enter_context(scratch(folder))
+            ranks.wait()
+            tables = _tables(definition, pool, subset, root, execution)
+            run, flops = _train(definition, tables, folder, execution, device, ranks, progress)
+            metrics = summarize(run, definition, len(tables["train"]), flops)
+            finished = run.finished(definition)
+            if ranks.first:
+                _write(output, finished, definition, metrics, tables["val"])
+                record.record["resolved"] = resolved_options(run, definition)
+                record.record |= {"device": str(device), "threads": torch.get_num_threads(), **metrics["facts"]}
+                record.record |= {"ranks": ranks.world_size, "skipped_steps": int(run.skipped)}
+        if ranks.first:
+            shutil.rmtree(folder, ignore_errors=True)
+        ranks.wait()
     return metrics
+
+
+def _tables(
+    definition: Mapping[str, Any], pool: Mapping[str, Any], subset: Path, root: Path, execution: "Execution"
+) -> dict[str, Images]:
+    """The images to train on, and those of the validation losses by their splits."""
+    model = resolve(encoders.Config, definition["model"], "models")
+    schedule = resolve(Schedule, definition["schedule"], "schedules")
+    manifest, validation = (_read_rows(subset / f"{name}.parquet") for name in ("manifest", "validation"))
+    fixed = schedule.validation_images
+    rows = {
+        "train": manifest,
+        "val": pick(validation, min(fixed, len(validation)), "validation"),
+        "seen": pick(manifest, min(fixed, len(manifest)), "seen"),
+    }
+    cache = execution.image_cache_mib
+    return {name: Images(pool, part, model.image_size, root, cache, model.channels) for name, part in rows.items()}
+
+
+def _train(
+    definition: Mapping[str, Any],
+    tables: Mapping[str, Images],
+    folder: Path,
+    execution: "Execution",
+    device: torch.device,
+    ranks: Ranks,
+    progress: Progress,
+) -> tuple[Run, float]:
+    """Train to the end, from the last checkpoint on; the run, and the FLOPs of a training step for an image."""
+    run, train = start_run(definition, device, ranks), tables["train"]
+    if run.schedule.jpeg_decoder == "nvjpeg":
+        nvjpeg.refuse_without_gpu(device)
+    first = torch.from_numpy(train.get(np.arange(min(2, len(train))))).to(device)
+    flops = training_flops_per_image(run.objective, run.encoder, first)
+    speed_up(run, execution, first)
+    watch = Watch(run, flops, folder, execution.live if ranks.first else [])
+    fixed = {split: tables[split] for split in ("val", "seen")}
+    with Checkpoints(folder, ranks) as checkpoints:
+        checkpoints.resume(run)
+        train_loop(run, train, fixed, checkpoints, execution, progress if ranks.first else _untold, watch)
+    return run, flops
+
+
+def _untold(phase: str, done: int, total: int, words: str) -> None:
+    """Progress of a rank that tells nobody."""
+
+
+def _write(
+    output: Path, run: Run, definition: Mapping[str, Any], metrics: Mapping[str, Any], validation: Images
+) -> None:
+    """Write the run artifact of a finished run."""
+    with artifacts.directory(output) as part:
+        encoders.save(run.encoder, part, definition)
+        if run.objective.config.keep_decoder:
+            save_objective(other_weights(run.objective), part)
+        artifacts.write_json(part / "metrics.json", metrics)
+        write_curve(part / "curve.parquet", run.curve)
+        shown = validation.get(np.arange(min(PICTURE_IMAGES, len(validation))))
+        pictures = torch.from_numpy(shown).to(run.device)
+        save_reconstructions(part / "reconstructions.png", run.objective, run.encoder, pictures)
 
 
 def _read_rows(file: Path) -> pa.Table:
@@ -120,85 +166,10 @@ def _read_rows(file: Path) -> pa.Table:
         raise UserError(f"{file} is not a Parquet file ({error}); delete it and run 'dvc repro'.") from None
 
 
-def train_loop(
-    run: Run,
-    train: Images,
-    tables: Mapping[str, Images],
-    folder: Path,
-    execution: "Execution",
-    progress: Progress,
-    watch: Watch,
-) -> None:
-    """Take the steps that are left, validating and saving on the way."""
-    schedule = run.schedule
-    points = set(schedule.validation_steps())
-    if run.step == 0 and not run.curve:
-        validate(run, tables)
-    batches = training_batches(run, train, execution)
-    progress("", run.step * schedule.batch_size, schedule.images_seen, "")
-    saved = time.monotonic()
-    for images in watch.waiting(arriving(run, batches, execution, run.step, schedule.steps)):
-        train_step(run, images)
-        if run.step in points:
-            validate(run, tables)
-        elif time.monotonic() - saved >= execution.checkpoint_seconds:
-            save_checkpoint(folder, run.state())
-            saved = time.monotonic()
-        latest = next(point["loss"] for point in reversed(run.curve) if point["split"] == "val")
-        words = f"validation loss {latest:.4f}"
-        words += f", {figures}" if (figures := watch.note()) else ""
-        progress("", run.step * schedule.batch_size, schedule.images_seen, words)
-
-
-def training_batches(run: Run, train: Images, execution: "Execution") -> Batches:
-    """The batches of a run: with ``crop_from: image`` they are cropped already, else ``train_step`` crops them."""
-    schedule = run.schedule
-    kind = nvjpeg.EncodedCrops if schedule.jpeg_decoder == "nvjpeg" else RandomCrops
-    crops = kind(f"{run.seed}/crops", schedule.crop_scale, schedule.crop_ratio)
-    view = crops if schedule.crop_from == "image" else None
-    repeats = schedule.repeated_augmentation
-    return Batches(train, schedule.batch_size, run.seed, execution.workers, view, repeats)
-
-
-def arriving(
-    run: Run, batches: Batches, execution: "Execution", start_step: int, stop_step: int
-) -> Iterator[torch.Tensor]:
-    """The batches of these steps on the device, uint8 ``(B, C, H, W)``, made ahead by threads or processes."""
-    images = batches.images
-    apart = execution.worker_kind == "process" and execution.workers and (batches.view or not images.cached)
-    made = (processes.stream if apart else Batches.stream)(batches, start_step, stop_step)
-    if run.schedule.jpeg_decoder == "nvjpeg":
-        return nvjpeg.decoded(made, images.shape, images.channels, run.device)
-    return processes.on_device(made, run.device)
-
-
-def validate(run: Run, tables: Mapping[str, Images]) -> None:
-    """Add a point to each curve.
-
-    Raises:
-        UserError: a loss is not finite.
-    """
-    seen = run.step * run.schedule.batch_size
-    rate = run.schedule.learning_rate(max(run.step - 1, 0))
-    losses = {"train": float(run.loss_sum / run.loss_steps)} if run.step else {}
-    for split, images in tables.items():
-        losses[split] = fixed_loss(run.objective, run.encoder, images, run.device, run.schedule.precision)
-    for split, loss in losses.items():
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the {split} loss is {loss} after {seen} images seen; lower base_learning_rate or lengthen warmup_images "
-                "in the run's schedule (nothing was written)."
-            )
-        norm = float(run.gradient_norm) if split == "train" else None
-        rate_ = rate if split == "train" else None
-        run.curve.append({"images_seen": seen, "split": split, "loss": loss, "learning_rate": rate_, "grad_norm": norm})
-    run.loss_sum, run.loss_steps = torch.zeros_like(run.loss_sum), torch.zeros_like(run.loss_steps)
-
-
 def summarize(run: Run, definition: Mapping[str, Any], unique_images: int, flops_per_image: float) -> dict[str, Any]:
     """What ``metrics.json`` holds: definition, libraries, last losses, and facts for the axes of a plot."""
     last = {point["split"]: point["loss"] for point in run.curve}
-    seen = run.step * run.schedule.batch_size
+    seen = run.images_seen
     return {
         "definition": dict(definition),
         "libraries": artifacts.libraries(),

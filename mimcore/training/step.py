@@ -14,6 +14,7 @@ from mimcore.errors import UserError
 from mimcore.training.memory import fitting_micro_batch
 from mimcore.training.optimizer import set_learning_rate
 from mimcore.training.randomness import derive, generator
+from mimcore.training.ranks import accumulating, whole
 from mimcore.training.state import Run
 from mimcore.training.validation import autocast
 
@@ -34,16 +35,24 @@ def speed_up(run: Run, execution: "Execution", images: Tensor) -> None:
     """
     if execution.activation_checkpointing:
         checkpoint_blocks(run.objective)
-    batch, whole = run.schedule.batch_size, run.objective.whole_batch
+    at_once, ranks = run.objective.whole_batch, run.ranks.world_size
+    batch = run.schedule.batch_size // ranks
+    if at_once and ranks > 1:
+        raise UserError(
+            f"the loss of this objective needs the whole batch at once, and {ranks} processes train with a part of it each; "
+            "set execution.ranks to 1."
+        )
     if execution.micro_batch != "auto":
         run.micro_batch = min(execution.micro_batch, batch)
-    elif not whole:
+    elif not at_once:
         run.micro_batch = fitting_micro_batch(run, images, batch)
-    if whole and run.micro_batch < batch:
+    if at_once and run.micro_batch < batch:
         raise UserError(
             f"execution.micro_batch: {run.micro_batch} is less than the batch of {batch}, and the loss of this objective "
             "needs the whole batch at once; leave it at 'auto', or lower batch_size in the run's schedule."
         )
+    if ranks > 1:
+        run.spread(execution.parallel)
     if execution.compile != "off":
         run.replica = compiled(run.replica, execution.compile, run.device)
 
@@ -83,12 +92,13 @@ def train_step(run: Run, images: Tensor) -> None:
 
     Args:
         run: is changed.
-        images: uint8 ``(B, C, H, W)``.
+        images: this rank's part of the batch, uint8 ``(B, C, H, W)``.
     """
     set_learning_rate(run.optimizer, run.schedule.learning_rate(run.step))
     with record_function("augment"):
         pixels = augmented(run, images.to(run.device))
-    drawn = run.objective.draw(len(images), generator(run.seed, "mask", run.step)).to(run.device, non_blocking=True)
+    drawn = run.objective.draw(run.schedule.batch_size, generator(run.seed, "mask", run.step))
+    drawn = drawn[run.ranks.rows(len(drawn))].to(run.device, non_blocking=True)
     loss = backward(run, pixels, drawn)
     with record_function("optimiser"):
         update(run, loss)
@@ -98,10 +108,12 @@ def train_step(run: Run, images: Tensor) -> None:
 def augmented(run: Run, images: Tensor) -> Tensor:
     """Crop and flip at random, and normalise: float32 ``(B, C, H, W)``."""
     schedule, draws = run.schedule, generator(run.seed, "augment", run.step)
+    batch, first = schedule.batch_size, run.ranks.rows(schedule.batch_size).start
     if schedule.crop_from == "image":
-        pixels = random_flip(images, draws) if schedule.horizontal_flip else images
+        pixels = random_flip(images, draws, batch, first) if schedule.horizontal_flip else images
     else:
-        pixels = random_resized_crop(images, schedule.crop_scale, schedule.crop_ratio, schedule.horizontal_flip, draws)
+        how = (schedule.crop_scale, schedule.crop_ratio, schedule.horizontal_flip)
+        pixels = random_resized_crop(images, *how, draws, batch, first)
     return run.encoder.normalize(pixels)
 
 
@@ -114,12 +126,19 @@ def backward(run: Run, pixels: Tensor, drawn: Tensor) -> Tensor:
         UserError: not even one image fits, or the objective needs the whole batch.
     """
     while True:
-        torch.manual_seed(derive(run.seed, "layers", run.step))  # drop path and dropout draw from the global generator
+        # Drop path and dropout draw from the global generator, each rank and micro-batch for itself.
+        layers = f"layers/{run.ranks.rank}" if run.ranks.rank else "layers"
+        torch.manual_seed(derive(run.seed, layers, run.step))
         try:
             return accumulate(run, pixels, drawn)
         except torch.OutOfMemoryError:
             pass  # the error holds tensors: they are free only out here
         run.optimizer.zero_grad(set_to_none=True)
+        if run.ranks.world_size > 1:  # the others wait for this one's gradients, and may not begin again
+            raise UserError(
+                f"the {run.device} of rank {run.ranks.rank} ran out of memory with {run.micro_batch} images at once; set "
+                f"execution.micro_batch to {max(run.micro_batch // 2, 1)}, or execution.activation_checkpointing."
+            )
         if run.micro_batch == 1 or run.objective.whole_batch:
             raise UserError(
                 f"the {run.device} has too little memory for {run.micro_batch} images of this model at once; set "
@@ -133,11 +152,13 @@ def backward(run: Run, pixels: Tensor, drawn: Tensor) -> Tensor:
 def accumulate(run: Run, pixels: Tensor, drawn: Tensor) -> Tensor:
     """Sum the gradients of the micro-batches, each with the weight of its images."""
     total = torch.zeros((), device=run.device)
-    for part, rows in zip(pixels.split(run.micro_batch), drawn.split(run.micro_batch), strict=True):
-        with record_function("forward"), autocast(run.device, run.schedule.precision):
-            loss = run.replica(part, rows)["loss"] * (len(part) / len(pixels))
-        with record_function("backward"):
-            loss.backward()
+    for start in range(0, len(pixels), run.micro_batch):
+        part, rows = (all_[start : start + run.micro_batch] for all_ in (pixels, drawn))
+        with accumulating(run.reducer, last=start + run.micro_batch >= len(pixels)):
+            with record_function("forward"), autocast(run.device, run.schedule.precision):
+                loss = run.replica(part, rows)["loss"] * (len(part) / len(pixels))
+            with record_function("backward"):
+                loss.backward()
         total = total + loss.detach()
     return total
 
@@ -145,8 +166,8 @@ def accumulate(run: Run, pixels: Tensor, drawn: Tensor) -> Tensor:
 def update(run: Run, loss: Tensor) -> None:
     """Clip, update and count; the fused optimiser takes ``found_inf`` and ``grad_scale`` as it does from ``GradScaler``."""
     gradients = [p.grad for p in run.objective.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    lost = ~torch.isfinite(norm + loss)
+    norm = whole(torch.nn.utils.get_total_norm(gradients))
+    lost = run.ranks.any_on_device(~torch.isfinite(norm + loss))
     run.optimizer.found_inf = lost.float()  # type: ignore[attr-defined]
     if run.schedule.clip_grad is not None:
         run.optimizer.grad_scale = (norm / run.schedule.clip_grad).clamp(min=1)  # type: ignore[attr-defined]

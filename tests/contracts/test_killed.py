@@ -12,7 +12,7 @@ import pytest
 from closure import ROOT
 
 from mimcore.errors import UserError
-from mimcore.training.checkpoint import scratch
+from mimcore.training.scratch import scratch
 
 CHILD = """
 import os, sys, time
@@ -68,7 +68,7 @@ def test_a_killed_dvc_leaves_no_training_behind(tmp_path: Path, quiet_tools: pyt
 
 def test_one_process_trains_a_run(tmp_path: Path) -> None:
     holder = (
-        "import sys; from pathlib import Path; from mimcore.training.checkpoint import scratch\n"
+        "import sys; from pathlib import Path; from mimcore.training.scratch import scratch\n"
         "with scratch(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from mimcore.artifacts import read_json
 from mimcore.errors import UserError
 from mimcore.models import encoder as encoders
-from mimcore.models.patches import encode_patches, patchify
+from mimcore.models.encoding import encode_patches
+from mimcore.models.patches import patchify
 from mimcore.models.positions import sincos_positions
 
 CONFIG = encoders.Config(

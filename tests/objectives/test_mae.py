@@ -1,11 +1,13 @@
 """MAE's loss against a reference written from the paper's equations, in float64, without our building blocks."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from mimcore.errors import UserError
 from mimcore.models import encoder as encoders
 from mimcore.objectives.mae import Config, Objective
 
@@ -48,55 +50,146 @@ def position(width: int, row: int, column: int) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def reference_loss(objective: Objective, images: Tensor, order: Tensor, kept: int, normalize: bool) -> float:
-    """Section 3 of He et al. 2022, patch by patch: encode the kept, put mask tokens in place, decode, compare."""
+def window_target(image: Tensor, window: int) -> Tensor:
+    """Each pixel by the mean and unbiased variance of the square around it, as far as it lies in the image."""
+    found, half = torch.empty_like(image), window // 2
+    for c in range(image.shape[0]):
+        for y in range(image.shape[1]):
+            for x in range(image.shape[2]):
+                square = image[c, max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
+                found[c, y, x] = (image[c, y, x] - square.mean()) / (square.var(unbiased=True) + 1e-6).sqrt()
+    return found
+
+
+def cut(image: Tensor, p: int = 4, grid: int = 4) -> list[Tensor]:
+    return [
+        image[:, r * p : (r + 1) * p, c * p : (c + 1) * p].permute(1, 2, 0).reshape(-1)
+        for r in range(grid)
+        for c in range(grid)
+    ]
+
+
+def reference_loss(objective: Objective, images: Tensor, orders: list[list[int]], kept: int, predicted: int) -> float:
+    """Section 3 of He et al. 2022, patch by patch: encode the kept, put mask tokens in place, decode, compare.
+
+    ``orders`` holds the patches of each image: the kept, those that are predicted, the rest.
+    """
     weights = {name: tensor.double() for name, tensor in objective.state_dict().items()}
-    p, grid, depth, decoder_depth = 4, 4, 2, objective.config.decoder_depth
-    decoder_width = objective.config.decoder_embed_dim
+    config, grid = objective.config, 4
     errors = []
-    for image, sequence in zip(images.double(), order.tolist(), strict=True):
-        patches = [
-            image[:, r * p : (r + 1) * p, c * p : (c + 1) * p].permute(1, 2, 0).reshape(-1)
-            for r in range(grid)
-            for c in range(grid)
-        ]
+    for image, sequence in zip(images.double(), orders, strict=True):
+        patches = cut(image)
         kernel = weights["encoder.patch_embed.proj.weight"].permute(0, 2, 3, 1).flatten(1)
         tokens = [weights["encoder.cls_token"][0, 0]]
-        for n in sequence[:kept]:
+        seen = sequence if config.encoder_mask_tokens else sequence[:kept]
+        for n in seen:
             embedded = kernel @ patches[n] + weights["encoder.patch_embed.proj.bias"]
+            if n not in sequence[:kept]:
+                embedded = weights["mask_token"]
             tokens.append(embedded + position(24, n // grid, n % grid))
         x = torch.stack(tokens)
-        for i in range(depth):
+        for i in range(2):
             x = block(x, weights, f"encoder.blocks.{i}", 3)
         x = linear(layer_norm(x, weights, "encoder.norm"), weights, "decoder.embed")
-        full = [
-            weights["decoder.mask_token"][0, 0] + position(decoder_width, n // grid, n % grid) for n in range(grid**2)
-        ]
-        for k, n in enumerate(sequence[:kept]):
-            full[n] = x[1 + k] + position(decoder_width, n // grid, n % grid)
-        y = torch.stack([x[0], *full])
-        for i in range(decoder_depth):
-            y = block(y, weights, f"decoder.blocks.{i}", objective.config.decoder_num_heads)
+        width = config.decoder_embed_dim
+        of_patch = {n: x[1 + k] for k, n in enumerate(seen)}
+        shown = sequence[: kept + predicted]
+        full = [of_patch[n] if n in of_patch else weights["decoder.mask_token"][0, 0] for n in shown]
+        y = torch.stack([x[0], *(t + position(width, n // grid, n % grid) for t, n in zip(full, shown, strict=True))])
+        for i in range(config.decoder_depth):
+            y = block(y, weights, f"decoder.blocks.{i}", config.decoder_num_heads)
         y = linear(layer_norm(y, weights, "decoder.norm"), weights, "decoder.predict")
-        for n in sequence[kept:]:
-            target = patches[n]
-            if normalize:
+        targets = cut(window_target(image, config.target_window)) if config.target_window else patches
+        for k, n in enumerate(shown):
+            target = targets[n]
+            if config.norm_pix_loss:
                 target = (target - target.mean()) / (target.var(unbiased=True) + 1e-6).sqrt()
-            errors.append((y[1 + n] - target).pow(2).mean())
+            difference = y[1 + k] - target
+            if k >= kept:
+                errors.append((difference.abs() if config.loss == "l1" else difference.pow(2)).mean())
     return float(torch.stack(errors).mean())
 
 
-@pytest.mark.parametrize("normalize", [True, False])
-def test_loss_equals_the_paper(normalize: bool) -> None:
-    config = Config(norm_pix_loss=normalize, decoder_embed_dim=16, decoder_depth=2, decoder_num_heads=2)
-    objective = Objective(encoders.build(ENCODER), config)
+DECODER: dict[str, Any] = {"decoder_embed_dim": 16, "decoder_depth": 2, "decoder_num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "kept", "predicted"),
+    [
+        ({}, 4, 12),
+        ({"norm_pix_loss": False}, 4, 12),
+        ({"loss": "l1", "mask_ratio": 0.5}, 8, 8),
+        ({"norm_pix_loss": False, "target_window": 5}, 4, 12),
+        ({"prediction_ratio": 0.25}, 4, 4),
+        ({"encoder_mask_tokens": True}, 4, 12),
+        ({"encoder_mask_tokens": True, "prediction_ratio": 0.5}, 4, 8),
+        ({"mask_unit": 8}, 4, 12),
+        ({"mask_unit": 8, "prediction_ratio": 0.25}, 4, 4),
+        ({"masking": "block"}, 4, 12),
+        ({"masking": "grid"}, 4, 12),
+    ],
+)
+def test_loss_equals_the_paper(options: dict[str, Any], kept: int, predicted: int) -> None:
+    objective = Objective(encoders.build(ENCODER), Config(**DECODER | options))
     for parameter in objective.parameters():  # biases and mask token away from zero, so that each one counts
         parameter.data += 0.05 * torch.randn_like(parameter) if parameter.requires_grad else 0
     images = torch.randn(3, 3, 16, 16)
-    generator = torch.Generator().manual_seed(1)
-    order = torch.rand(3, 16, generator=generator).argsort(1)
-    loss = objective(images, objective.draw(3, generator.manual_seed(1)))["loss"]
-    assert loss.item() == pytest.approx(reference_loss(objective, images, order, 4, normalize), rel=1e-5)
+    drawn = objective.draw(3, torch.Generator().manual_seed(1))
+    orders = drawn.tolist()
+    if "mask_unit" in options:  # four units of 2 x 2 patches: patches 0, 1, 4, 5 are the first
+        of_unit = [[r * 4 + c, r * 4 + c + 1, r * 4 + c + 4, r * 4 + c + 5] for r in (0, 2) for c in (0, 2)]
+        orders = [[n for unit in order for n in of_unit[unit]] for order in orders]
+    loss = objective(images, drawn)["loss"]
+    assert loss.item() == pytest.approx(reference_loss(objective, images, orders, kept, predicted), rel=1e-5)
+
+
+def test_masks_are_the_first_draw_of_their_generator() -> None:
+    """As He et al.'s code: the order of uniform noise. What was drawn before stays what it was."""
+    objective = Objective(encoders.build(ENCODER), Config(**DECODER))
+    noise = torch.rand(5, 16, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(objective.draw(5, torch.Generator().manual_seed(7)), noise.argsort(1))
+
+
+@pytest.mark.parametrize("options", [{"encoder_mask_tokens": True}, {"prediction_ratio": 0.25}, {"target_window": 7}])
+def test_every_weight_has_a_gradient(options: dict[str, Any]) -> None:
+    objective = Objective(encoders.build(ENCODER), Config(**DECODER | {"norm_pix_loss": False} | options))
+    objective(torch.randn(3, 3, 16, 16), objective.draw(3, torch.Generator()))["loss"].backward()
+    silent = [n for n, p in objective.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert silent == []
+
+
+def test_what_is_not_predicted_stays_blank() -> None:
+    config = Config(**DECODER | {"prediction_ratio": 0.25, "norm_pix_loss": False, "target_window": 5})
+    objective = Objective(encoders.build(ENCODER), config)
+    images = torch.randn(2, 3, 16, 16)
+    hidden, filled = objective.reconstruct(images, objective.draw(2, torch.Generator().manual_seed(0)))
+    assert (hidden != 0).float().mean() == pytest.approx(0.25)
+    assert (filled != 0).float().mean() == pytest.approx(0.5)
+    assert torch.equal(filled[hidden != 0], images[hidden != 0])
+
+
+def test_encoders_that_need_every_patch_are_refused() -> None:
+    beit = encoders.Config(
+        architecture="beit_base_patch16_224", image_size=16, patch_size=4, embed_dim=24, depth=1, num_heads=3
+    )
+    with pytest.raises(UserError, match="take a plain vision transformer"):
+        Objective(encoders.build(beit), Config(**DECODER))
+    assert Objective(encoders.build(beit), Config(**DECODER, encoder_mask_tokens=True)).kept == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"target_window": 5}, "standardise the target twice"),
+        ({"target_window": 4, "norm_pix_loss": False}, "must be odd"),
+        ({"prediction_ratio": 0.8}, "more than mask_ratio 0.75"),
+        ({"masking": "grid", "mask_ratio": 0.6}, "not one of a grid"),
+        ({"decoder_num_heads": 3}, "does not divide decoder_embed_dim"),
+    ],
+)
+def test_impossible_options_are_refused(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Config(**DECODER | wrong)
 
 
 def test_only_hidden_patches_count() -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from mimcore.execution import Execution
+from mimcore.training import loop
 from mimcore.training import pretrain as stage
+from mimcore.training.checkpoint import Checkpoints
 from mimcore.training.state import Run
 
 POOL = {"format": "digits", "path": "data/digits", "images": 200, "image_size": 32, "seed": 0, "val_images": 40}
@@ -136,18 +138,19 @@ def train_in_child(root: Path, name: str, save_at: int = -1, kill_at: int = -1, 
 
 
 def _child(root: Path, name: str, save_at: int, kill_at: int, options: dict[str, Any]) -> None:
-    save, step = stage.save_checkpoint, stage.train_step
+    save, step = Checkpoints.save, loop.train_step
 
-    def save_once(folder: Path, state: Mapping[str, Any]) -> None:
-        if state["step"] == save_at:
-            save(folder, state)
+    def save_once(checkpoints: Checkpoints, run: Run) -> None:
+        if run.step == save_at:
+            save(checkpoints, run)
+            checkpoints.finish()
             _kill_if(save_at == kill_at)
 
     def step_and_die(run: Run, images: torch.Tensor) -> None:
         _kill_if(run.step == kill_at)
         step(run, images)
 
-    stage.save_checkpoint, stage.train_step = save_once, step_and_die
+    Checkpoints.save, loop.train_step = save_once, step_and_die  # type: ignore[method-assign]
     trained = train(root, name, checkpoint_seconds=1e-9, **options)
     (root / f"{name}.told.json").write_text(json.dumps(trained.told))
 

@@ -15,8 +15,8 @@ import small_run
 import torch
 
 from mimcore.errors import UserError
+from mimcore.training import checkpoint, step
 from mimcore.training import pretrain as stage
-from mimcore.training import step
 from mimcore.training.state import Run
 from mimcore.training.validation import fixed_loss
 
@@ -57,8 +57,8 @@ def test_a_loss_that_is_not_finite_ends_in_a_sentence(
     elif poison == "weights":
         start = stage.start_run
 
-        def poisoned(definition: Any, device: torch.device) -> Run:
-            run = start(definition, device)
+        def poisoned(*arguments: Any) -> Run:
+            run = start(*arguments)
             with torch.no_grad():
                 run.objective.decoder.predict.weight[0, 0] = float("nan")
             return run
@@ -67,9 +67,10 @@ def test_a_loss_that_is_not_finite_ends_in_a_sentence(
     else:
         crop = step.random_resized_crop
         monkeypatch.setattr(step, "random_resized_crop", lambda *a: crop(*a) * float("inf"))
-    with pytest.raises(
-        UserError, match=r"the \w+ loss is (nan|inf) after \d+ images seen; lower base_learning_rate"
-    ) as e:
+    sentence = (
+        r"the (\w+ loss is (nan|inf)|gradient was not finite for the last 10 steps,) after \d+ images seen; lower"
+    )
+    with pytest.raises(UserError, match=sentence) as e:
         small_run.train(place, "diverged", declared)
     assert "\n" not in str(e.value)
     assert left(place) == set()
@@ -78,20 +79,30 @@ def test_a_loss_that_is_not_finite_ends_in_a_sentence(
 def test_a_disk_that_fills_up_during_a_checkpoint_keeps_the_one_before(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = stage.save_checkpoint
+    write = checkpoint._write_state
 
-    def second_is_too_much(folder: Path, state: Any) -> None:
-        with files_of_at_most(50_000 if state["step"] > 1 else 10_000_000):
-            save(folder, state)
+    def second_is_too_much(part: Path, state: Any) -> None:
+        with files_of_at_most(50_000 if state["counts"]["step"] > 1 else 10_000_000):
+            write(part, state)
 
-    monkeypatch.setattr(stage, "save_checkpoint", second_is_too_much)
-    with pytest.raises(UserError, match=r"cannot write .*checkpoint\.pt: file too large; nothing was left there"):
+    monkeypatch.setattr(checkpoint, "_write_state", second_is_too_much)
+    with pytest.raises(UserError, match=r"cannot write .*checkpoint-0+32: file too large; nothing was left there"):
         small_run.train(place, "full", checkpoint_seconds=1e-9)
-    assert left(place) == {"checkpoint.pt"}
+    assert left(place) == {"state.pt", "digests.json"}
     monkeypatch.undo()
     again = small_run.train(place, "full")
     assert again.told[0] == 16
     assert left(place) == small_run.FILES | {"full.json"}
+
+
+def test_a_scratch_folder_that_turns_read_only_is_a_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(checkpoint, "_write_state", refuse)
+    with pytest.raises(UserError, match=r"cannot write .*: read-only file system; nothing was left there"):
+        small_run.train(place, "read-only", checkpoint_seconds=1e-9)
+    assert left(place) == set()
 
 
 def test_a_disk_that_fills_up_with_the_weights_leaves_no_artifact(place: Path) -> None:

@@ -2,7 +2,8 @@
 
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ from small_run import Trained
 
 from mimcore.errors import UserError
 from mimcore.training import checkpoint
-from mimcore.training.checkpoint import load_checkpoint, save_checkpoint, scratch, scratch_key
+from mimcore.training import scratch as scratch_folder
+from mimcore.training.checkpoint import Checkpoints, whole
+from mimcore.training.optimizer import set_learning_rate
+from mimcore.training.ranks import ALONE
+from mimcore.training.scratch import scratch, scratch_key
+from mimcore.training.state import Run, start_run
 
 SUBSET = {"manifest.parquet": "aa", "validation.parquet": "bb"}
 
@@ -59,7 +65,7 @@ def test_a_checkpoint_is_for_its_definition_its_subset_and_its_code(monkeypatch:
             patch.setattr(Path, "read_text", lambda p, *a, _e=edited, **k: read(p, *a, **k) + "#" * (p.name == _e))
             others.append(scratch_key(definition, SUBSET))
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.artifacts, "libraries", lambda: {"torch": "1.0"})
+        patch.setattr(scratch_folder.artifacts, "libraries", lambda: {"torch": "1.0"})
         others.append(scratch_key(definition, SUBSET))
     assert len({key, *others}) == 1 + len(others)
     assert scratch_key(definition, SUBSET) == key
@@ -82,50 +88,123 @@ def _flipped(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
 
 
+def run_at(step: int) -> Run:
+    """A run whose weights and moments tell the step."""
+    run = start_run(small_run.definition(ema_decay=0.5), torch.device("cpu"))
+    run.loss_sum += 1.5
+    for run.step in range(1, step + 1):
+        for parameter in run.objective.parameters():
+            parameter.grad = torch.full_like(parameter, float(run.step)) if parameter.requires_grad else None
+        set_learning_rate(run.optimizer, 0.1)
+        run.optimizer.step()
+        assert run.average
+        run.average.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    return run
+
+
+def saved(folder: Path, *steps: int) -> list[Run]:
+    runs = [run_at(step) for step in steps]
+    with Checkpoints(folder, ALONE) as checkpoints:
+        for run in runs:
+            checkpoints.save(run)
+        checkpoints.finish()
+    return runs
+
+
+def flat(run: Run) -> dict[str, torch.Tensor]:
+    """Every tensor of the state, by its place."""
+
+    def walk(value: Any, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+        if isinstance(value, torch.Tensor):
+            yield path, value
+        elif isinstance(value, Mapping):
+            for key, part in value.items():
+                yield from walk(part, f"{path}/{key}")
+
+    return dict(walk({"counts": run.counts(), "tensors": run.tensors()}, ""))
+
+
+def resumed(folder: Path) -> Run | None:
+    run = run_at(1)
+    with Checkpoints(folder, ALONE) as checkpoints:
+        return run if checkpoints.resume(run) else None
+
+
+def test_a_checkpoint_comes_back_as_it_was_and_two_are_kept(tmp_path: Path) -> None:
+    runs = saved(tmp_path, 2, 3, 5)
+    assert {file.name for file in tmp_path.iterdir()} == {f"checkpoint-{16 * step:012d}" for step in (3, 5)}
+    found = resumed(tmp_path)
+    assert found is not None
+    assert found.step == 5
+    wanted, got = flat(runs[-1]), flat(found)
+    assert set(got) == set(wanted)
+    assert len(wanted) > 50
+    for name, tensor in wanted.items():
+        assert torch.equal(got[name], tensor), name
+
+
+def test_what_is_saved_is_the_state_of_that_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training goes on while a thread writes."""
+    go, write = threading.Event(), checkpoint._write_state
+    monkeypatch.setattr(checkpoint, "_write_state", lambda *a: (go.wait(10), write(*a)))
+    run = run_at(3)
+    before = {name: tensor.clone() for name, tensor in flat(run).items()}
+    with Checkpoints(tmp_path, ALONE) as checkpoints:
+        checkpoints.save(run)
+        with torch.no_grad():
+            for parameter in run.objective.parameters():
+                parameter.add_(1)
+        go.set()
+        checkpoints.finish()
+    found = resumed(tmp_path)
+    assert found is not None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in flat(found).items())
+
+
+@pytest.mark.parametrize("file", ["state.pt", "digests.json"])
 @pytest.mark.parametrize("harm", [_truncated, _flipped, lambda data: b"", lambda data: b"not a checkpoint"])
-def test_a_broken_checkpoint_is_set_aside_with_a_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[bytes], bytes]
+def test_a_broken_newest_is_set_aside_for_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[bytes], bytes], file: str
 ) -> None:
-    save_checkpoint(tmp_path, {"step": 3, "weights": torch.randn(5000)})
-    file = tmp_path / "checkpoint.pt"
-    harmed = harm(file.read_bytes())
-    file.write_bytes(harmed)
-    assert load_checkpoint(tmp_path) is None
+    saved(tmp_path, 2, 3)
+    newest, older = (tmp_path / f"checkpoint-{16 * step:012d}" for step in (3, 2))
+    harmed = harm((newest / file).read_bytes())
+    (newest / file).write_bytes(harmed)
+    found = resumed(tmp_path)
+    assert found is not None
+    assert found.step == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    assert "checkpoint.broken.pt, and training starts over" in line
-    assert (tmp_path / "checkpoint.broken.pt").read_bytes() == harmed
-    assert load_checkpoint(tmp_path) is None  # there is none any more: nothing more to say
+    assert f"broken-{newest.name}, and training goes on from the one before, {older.name}" in line
+    assert (tmp_path / f"broken-{newest.name}" / file).read_bytes() == harmed
+    (older / "state.pt").unlink()
+    assert resumed(tmp_path) is None
+    assert "and training starts over" in capsys.readouterr().err
+    assert resumed(tmp_path) is None  # there is none any more: nothing more to say
     assert capsys.readouterr().err == ""
 
 
 def test_no_damaged_byte_goes_unseen(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, {"step": 3, "weights": torch.arange(300.0)})
-    file = tmp_path / "checkpoint.pt"
-    data = file.read_bytes()
-    for place in range(0, len(data), 3):
-        file.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
-        found = load_checkpoint(tmp_path)  # padding is nobody's
-        assert found is None or (found["step"] == 3 and torch.equal(found["weights"], torch.arange(300.0))), place
+    saved(tmp_path, 2)
+    folder = tmp_path / f"checkpoint-{32:012d}"
+    for name in ("state.pt", "digests.json"):
+        data = (folder / name).read_bytes()
+        for place in range(0, len(data), max(1, len(data) // 300)):
+            (folder / name).write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+            assert not whole(folder), (name, place)
+        (folder / name).write_bytes(data)
+    assert whole(folder)
 
 
 def test_training_starts_over_from_a_broken_checkpoint(root: Path, undisturbed: Trained) -> None:
     assert small_run.train_in_child(root, "broken", 7, 7)[0] == -signal.SIGKILL
-    (file,) = (root / ".mimcore/runs").glob("*/checkpoint.pt")
+    (file,) = (root / ".mimcore/runs").glob("*/checkpoint-*/state.pt")
     file.write_bytes(_truncated(file.read_bytes()))
     status, over = small_run.train_in_child(root, "broken")
     assert status == 0
     assert over.told[0] == 0
     assert over.bytes() == undisturbed.bytes()
-
-
-def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
-    state = {"step": 3, "weights": torch.randn(7), "curve": [{"loss": 0.5, "split": "val"}]}
-    save_checkpoint(tmp_path, state)
-    found = load_checkpoint(tmp_path)
-    assert found is not None
-    assert torch.equal(found.pop("weights"), state.pop("weights"))  # type: ignore[arg-type]
-    assert found == state
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:

@@ -47,9 +47,9 @@ class _WithPool(nn.Module):
         return maps
 
 
-def strides(patch_size: int, scales: tuple[str, ...]) -> list[float]:
+def strides(stride: int, scales: tuple[str, ...]) -> list[float]:
     """Pixels between the cells of each map."""
-    return [patch_size / FACTORS[scale] for scale in scales]  # type: ignore[index]
+    return [stride / FACTORS[scale] for scale in scales]  # type: ignore[index]
 
 
 def detector(head: Head, backbone: Backbone, classes: int, steps: list[float], convolutions: int) -> nn.Module:

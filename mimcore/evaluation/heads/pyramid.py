@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mimcore.evaluation.features import autocast
 from mimcore.evaluation.task import Precision
+from mimcore.models import families
 from mimcore.models.encoder import Encoder
 
 #: Resolution of a map relative to the encoder's.
@@ -65,14 +66,12 @@ class Backbone(nn.Module):
     def __init__(self, encoder: Encoder, width: int, scales: tuple[Scale, ...], precision: Precision) -> None:
         super().__init__()
         self.encoder = encoder.module
-        self.pyramid = SimplePyramid(encoder.module.embed_dim, width, scales)
+        self.pyramid = SimplePyramid(encoder.module.num_features, width, scales)
         self.precision: Precision = precision
         self.out_channels = width
 
     def forward(self, images: Tensor) -> "OrderedDict[str, Tensor]":
         """Map normalised ``(B, 3, S, S)`` to float32 maps, finest first."""
         with autocast(images.device, self.precision):
-            tokens = self.encoder.forward_features(images)[:, self.encoder.num_prefix_tokens :]
-            side = self.encoder.patch_embed.grid_size
-            maps = self.pyramid(tokens.transpose(1, 2).reshape(len(images), -1, *side))
+            maps = self.pyramid(families.patch_map(self.encoder, images))
         return OrderedDict((str(level), part.float()) for level, part in enumerate(maps))
