@@ -23,6 +23,7 @@ SMALL: dict[str, Any] = {
         "schedules": ["short"],
         "seeds": ["s0", "s1"],
         "tasks": ["linear"],
+        "phases": {},
     },
 }
 

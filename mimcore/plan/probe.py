@@ -39,6 +39,7 @@ LOADS = {
     "index": "mimcore.data.index",
     "sample": "mimcore.sampling.draw",
     "examples": "mimcore.sampling.examples",
+    "prepare": "mimcore.sampling.prepare",
     "pretrain": "mimcore.training.pretrain, torch._dynamo",  # which torch's optimisers load
     "evaluate": "mimcore.evaluation.run, torch._dynamo",
     "floor": "mimcore.evaluation.run, torch._dynamo",
