@@ -207,6 +207,30 @@ class Study:
             if getattr(extra, key) not in listed:
                 yield f".{key}: '{getattr(extra, key)}' must also be in study.{key}s, which draws the subset."
 
+    def _unfit(self, phase: Phase) -> Iterator[str]:
+        """What keeps a phase from taking what it uses of the run before it; every option is right by itself."""
+        from mimcore.models.encoder import Config as ModelConfig
+        from mimcore.training.schedule import Schedule, branch_start
+
+        at = self.runs[phase.after]
+        if phase.use == "weights":
+            free = {"image_size", "drop_path_rate", "initial"}
+            own, other = (
+                ModelConfig.model_validate(self.options("models", m)).model_dump(exclude=free)
+                for m in (phase.model, at.model)
+            )
+            if differ := [name for name, value in own.items() if other[name] != value]:
+                yield (
+                    f"models.{phase.model} differs from models.{at.model} in {', '.join(differ)}; weights fit into a model that differs "
+                    f"in {', '.join(sorted(free))} alone."
+                )
+        elif phase.use == "state":
+            own, other = (self.options("schedules", name) for name in (phase.schedule, at.schedule))
+            try:
+                branch_start(Schedule.model_validate(other), Schedule.model_validate(own))
+            except ValueError as error:
+                yield f"schedules.{phase.schedule} cannot branch off schedules.{at.schedule}: {error}."
+
     def check(self) -> None:
         """Check every option of every definition, used or not, and what must fit together. Imports torch.
 
@@ -222,6 +246,9 @@ class Study:
         for kind, config in (("models", ModelConfig), ("schedules", Schedule)):
             for name, options in self.definitions[kind].items():
                 wrong += problems(config, options, f"{kind}.{name}")
+        if not wrong:
+            for name, phase in self.grid.phases.items():
+                wrong += [f"study.phases.{name}: {sentence}" for sentence in self._unfit(phase)]
         for name, options in self.definitions["subsets"].items():
             wrong += mistakes(options, f"subsets.{name}")
         for kind, what in (("objectives", "objective"), ("tasks", "task"), ("pools", "format")):

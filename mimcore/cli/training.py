@@ -11,6 +11,7 @@ from mimcore.cli.base import PARAMS, WORK, Params, RunName, app
 from mimcore.definition import nearest
 from mimcore.errors import UserError
 from mimcore.launch import launch, launched, rank
+from mimcore.runs import Phase
 from mimcore.study import Study
 
 
@@ -58,7 +59,19 @@ def pretrain(run: RunName, params: Params = PARAMS) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     with Phases(f"pretrain {run}") as progress:
         result = work(
-            run, declared, pool, subset, output, provenance, scratch, Path.cwd(), study.execution, device, progress
+            run,
+            declared,
+            pool,
+            subset,
+            output,
+            provenance,
+            scratch,
+            Path.cwd(),
+            study.execution,
+            device,
+            progress,
+            layout.prepared(study.prepared_for(run)),
+            layout.run(at.after) if isinstance(at, Phase) else None,
         )
     if rank():
         return
