@@ -11,6 +11,7 @@ import pytest
 import scratch_pipeline
 from scratch_pipeline import PARAMS, Pipeline
 
+from mimcore.cli.plan import _stages
 from mimcore.study import Study
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of DVC's own libraries
@@ -280,6 +281,8 @@ def test_a_phase_runs_again_where_it_or_what_it_follows_changes(pipeline: Pipeli
     ran = pipeline.repro()
     assert set(ran) == {"check", "collect", "fit", "report", *prepared, *stages_of(SECOND), *stages_of(THIRD)}
     assert ran.index(f"pretrain-phase@{SECOND}") < ran.index(f"pretrain-phase@{THIRD}")
+    priced = {stage.name for stage in _stages(Study.read(pipeline.root / "params.yaml"))}
+    assert priced == pipeline.names(), "'mimcore plan' names every stage as DVC does"
     kept = pipeline.params()
     own = {f"prepare-phase@{SECOND}", f"pretrain-phase@{SECOND}"}
     changes: list[tuple[str, Any, set[str]]] = [
