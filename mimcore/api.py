@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,8 @@ def pretrain(
     val_images: int = 256,
     seed: str = "s0",
     execution: Options | None = None,
+    after: str | Path | LoadedRun | None = None,
+    use: Literal["weights", "teacher", "state"] = "weights",
 ) -> LoadedRun:
     """Pretrain an encoder; called again after an interruption, it goes on from the last checkpoint.
 
@@ -89,11 +91,14 @@ def pretrain(
         val_images: of a folder, how many images are kept for the validation loss.
         seed: of the replicate.
         execution: options of ``execution``.
+        after: the run that this one follows, if any.
+        use: what it takes of that run (docs/training.md).
 
     Raises:
         UserError: an option is wrong, or an image cannot be read.
     """
     from mimcore.sampling.draw import sample
+    from mimcore.sampling.prepare import prepare
     from mimcore.training.pretrain import pretrain as work
 
     pool = _pool(images, val_images)
@@ -102,16 +107,21 @@ def pretrain(
     drawn = {"pool": "images", "images": rows} | dict(subset or {})
     name = f"{artifacts.digest(drawn)[:12]}-{seed}"
     sample(name, drawn, seed, pool, place / "index/images", place / "subsets" / name, Path.cwd())
-    definition = {
+    definition: dict[str, Any] = {
         "objective": {"module": "mae"} | dict(objective or {}),
         "model": dict(model or {}),
         "schedule": dict(schedule),
         "subset": {"name": name, **drawn},
         "seed": seed,
     }
+    before = None if after is None else after.folder if isinstance(after, LoadedRun) else Path(after)
+    if before is not None:
+        definition |= {"use": use, "after": artifacts.read_json(before / "metrics.json")["definition"]}
+    prepared = place / "prepared" / artifacts.digest({"subset": name, "objective": definition["objective"]})[:12]
     how, record = resolve(Execution, execution or {}, "execution"), place / "provenance" / f"{Path(output).name}.json"
     with Phases("pretrain") as progress:
         subsets = place / "subsets" / name
+        prepare("objective", definition["objective"], subsets, prepared)
         device = how.start()
         work(
             str(output),
@@ -125,6 +135,8 @@ def pretrain(
             how,
             device,
             progress,
+            prepared,
+            before,
         )
     return load(output)
 
