@@ -85,6 +85,7 @@ print(json.dumps({stage.cmd: [dep.def_path for dep in stage.deps] for stage in R
 
 #: They translate or only show; what they hand over is a parameter.
 TRANSLATORS = {
+    "mimcore/launch.py",
     f"mimcore/{name}.py" for name in ("study", "layout", "explain", "progress", "execution", "lifetime", "__main__")
 }
 #: Loaded by ``study.py`` in every stage, whether its own work uses them or not: what the code imports tells that.
