@@ -51,7 +51,7 @@ VERBS = {
         "--objective",
         "--params",
     ],
-    "export-model": ["run", "--out"],
+    "publish": ["run", "--out", "--license", "--data"],
 }
 
 
