@@ -42,6 +42,16 @@ VERBS = {
     "look": ["subset", "seed", "--params"],
     "bench-data": ["what", "--run", "--seconds", "--json", "--params"],
     "profile": ["run", "--steps", "--out", "--params"],
+    "import": [
+        "checkpoint",
+        "--out",
+        "--model",
+        "--architecture",
+        "--image-size",
+        "--objective",
+        "--params",
+    ],
+    "publish": ["run", "--out", "--license", "--data"],
 }
 
 

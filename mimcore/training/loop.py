@@ -12,6 +12,7 @@ from mimcore.data.views import RandomCrops
 from mimcore.errors import Preempted, UserError
 from mimcore.training.checkpoint import Checkpoints
 from mimcore.training.live import Watch
+from mimcore.training.reading import reading
 from mimcore.training.signals import heeded
 from mimcore.training.state import Run
 from mimcore.training.step import train_step
@@ -56,8 +57,10 @@ def train_loop(
     progress("", run.images_seen, schedule.images_seen, "")
     saved = time.monotonic()
     with heeded() as notice:
-        for images in watch.waiting(arriving(run, batches, execution, run.step, schedule.steps)):
-            train_step(run, images)
+        coming = watch.waiting(arriving(run, batches, execution, run.step, schedule.steps))
+        for images, read in zip(coming, reading(run.objective, batches, run.step, schedule.steps), strict=True):
+            train_step(run, images, read)
+            run.objective.after_step(run.step, schedule.steps)
             if run.average:
                 run.average.update()
             if run.step % schedule.max_skipped == 0 or run.step == schedule.steps:  # to look is to wait for a GPU

@@ -1,7 +1,7 @@
 """Stage ``pretrain``: a subset and three definitions in, a run artifact out."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +32,6 @@ from mimcore.training.step import speed_up
 
 if TYPE_CHECKING:
     from mimcore.execution import Execution
-
-#: Images of the validation split in the picture of reconstructions.
-PICTURE_IMAGES = 8
 
 
 def pretrain(
@@ -127,6 +124,7 @@ def _train(
 ) -> tuple[Run, float]:
     """Train to the end, from the last checkpoint on; the run, and the FLOPs of a training step for an image."""
     run, train = start_run(definition, device, ranks), tables["train"]
+    _refuse_unknown(run.objective.columns, tables, definition)
     if run.schedule.jpeg_decoder == "nvjpeg":
         nvjpeg.refuse_without_gpu(device)
     first = torch.from_numpy(train.get(np.arange(min(2, len(train))))).to(device)
@@ -138,6 +136,17 @@ def _train(
         checkpoints.resume(run)
         train_loop(run, train, fixed, checkpoints, execution, progress if ranks.first else _untold, watch)
     return run, flops
+
+
+def _refuse_unknown(columns: Sequence[str], tables: Mapping[str, Images], definition: Mapping[str, Any]) -> None:
+    """The objective needs columns that the pool must know."""
+    for split, images in tables.items():
+        for name in columns:
+            if name not in images.rows.column_names:
+                raise UserError(
+                    f"objectives: '{definition['objective']['module']}' needs the '{name}' of every image, and the pool of subset "
+                    f"'{definition['subset']['name']}' knows none (split '{split}'); take a pool that has it."
+                )
 
 
 def _untold(phase: str, done: int, total: int, words: str) -> None:
@@ -154,9 +163,9 @@ def _write(
             save_objective(other_weights(run.objective), part)
         artifacts.write_json(part / "metrics.json", metrics)
         write_curve(part / "curve.parquet", run.curve)
-        shown = validation.get(np.arange(min(PICTURE_IMAGES, len(validation))))
-        pictures = torch.from_numpy(shown).to(run.device)
-        save_reconstructions(part / "reconstructions.png", run.objective, run.encoder, pictures)
+        run.objective.save_more(part)
+        if hasattr(run.objective, "reconstruct"):
+            save_reconstructions(part / "reconstructions.png", run.objective, run.encoder, validation, run.device)
 
 
 def _read_rows(file: Path) -> pa.Table:

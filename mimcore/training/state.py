@@ -13,6 +13,7 @@ from mimcore import registry
 from mimcore.definition import resolve
 from mimcore.models import encoder as encoders
 from mimcore.models.continued import begin
+from mimcore.models.objective import NOTHING, Given
 from mimcore.training.average import Average
 from mimcore.training.optimizer import build_optimizer
 from mimcore.training.randomness import derive
@@ -41,6 +42,7 @@ class Run:
     #: The objective, or what reduces its gradients over the ranks.
     reducer: Any = None
     average: Average | None = None
+    given: Given = NOTHING
     step: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     #: Sum of the training losses of this rank since the last point of the curve, and of how many steps.
@@ -110,13 +112,13 @@ class Run:
         with self.averaged():
             options = parts.StateDictOptions(full_state_dict=True)
             weights = parts.get_model_state_dict(self.objective, options=options)
-            found = start_run(definition, self.device)
+            found = start_run(definition, self.device, given=self.given)
             found.objective.load_state_dict(weights, strict=True)
         found.step, found.curve = self.step, self.curve
         return found
 
 
-def start_run(definition: Mapping[str, Any], device: torch.device, ranks: Ranks = ALONE) -> Run:
+def start_run(definition: Mapping[str, Any], device: torch.device, ranks: Ranks = ALONE, given: Given = NOTHING) -> Run:
     """Build the model, the objective and the optimiser of a definition; the weights are a function of its seed."""
     seed = str(definition["seed"])
     schedule = resolve(Schedule, definition["schedule"], "schedules")
@@ -125,10 +127,10 @@ def start_run(definition: Mapping[str, Any], device: torch.device, ranks: Ranks 
     torch.manual_seed(derive(seed, "weights"))
     model = resolve(encoders.Config, definition["model"], "models")
     encoder = encoders.build(model)
-    objective = module.Objective(encoder, resolve(module.Config, options, "objectives"))
+    objective = module.Objective(encoder, resolve(module.Config, options, "objectives"), given)
     begin(encoder, objective, model)
     encoders.place(objective, device)
     objective.train()
     optimizer = build_optimizer(objective, schedule)
     mine = schedule.batch_size // ranks.world_size
-    return Run(encoder, objective, optimizer, schedule, seed, device, objective, mine, ranks, objective)
+    return Run(encoder, objective, optimizer, schedule, seed, device, objective, mine, ranks, objective, given=given)

@@ -209,7 +209,7 @@ def test_mimcore_judges_the_study_that_the_overrides_make() -> None:
         parameters.changes(ROOT)
     said = str(error.value)
     assert said.startswith("studies/quick.yaml with these overrides has 3 mistakes:")
-    assert "did you mean 'depth'?" in said
+    assert "did you mean 'depth'" in said
     assert "nearest are 992 and 1024" in said
     accepted = StudyParameters.model_validate({"study": "quick", "overrides": {"images_seen": 4096}})
     assert accepted.changes(ROOT) == {"schedules.short.images_seen": 4096}

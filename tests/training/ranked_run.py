@@ -24,13 +24,13 @@ def main(root: Path, name: str, options: dict[str, Any]) -> None:
     step, sent = loop.train_step, root / f"{name}.sent"
     harm = int(options.get("signal", 0)) if os.environ.get("RANK", "0") == str(options.get("rank", 0)) else 0
 
-    def disturbed(run: Run, images: torch.Tensor) -> None:
+    def disturbed(run: Run, images: torch.Tensor, read: None) -> None:
         (root / f"{name}.stepping-{os.getpid()}").touch()
         if harm and run.step == options["at"] and not sent.exists():
             sent.touch()
             os.kill(os.getpid(), harm)
         time.sleep(options.get("pause", 0.0))
-        step(run, images)
+        step(run, images, read)
 
     loop.train_step = disturbed
     declared = small_run.definition(**options.get("schedule", {}))

@@ -146,9 +146,9 @@ def _child(root: Path, name: str, save_at: int, kill_at: int, options: dict[str,
             checkpoints.finish()
             _kill_if(save_at == kill_at)
 
-    def step_and_die(run: Run, images: torch.Tensor) -> None:
+    def step_and_die(run: Run, images: torch.Tensor, read: None) -> None:
         _kill_if(run.step == kill_at)
-        step(run, images)
+        step(run, images, read)
 
     Checkpoints.save, loop.train_step = save_once, step_and_die  # type: ignore[method-assign]
     trained = train(root, name, checkpoint_seconds=1e-9, **options)
