@@ -1,5 +1,7 @@
 """What the columns of somebody's table mean: a mapping from them to a law's variables and metric."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from pydantic import Field
 from mimcore.definition import D, Definition, nearest, resolve
 from mimcore.errors import UserError
 from mimcore.scaling.conditions import rows_where
-from mimcore.scaling.observations import Link, Observations
+from mimcore.scaling.observations import Link, Observations, check_numbers
 from mimcore.scaling.table import Array
 
 
@@ -65,6 +67,10 @@ RESULTS_MAP = Map.model_validate(
         "labels": ["run"],
     }
 )
+
+
+#: Runs that could be made, as ``advise --candidates`` reads them without a mapping.
+CANDIDATES_MAP = RESULTS_MAP.model_copy(update={"rows": None})
 
 
 def read_map(path: Path) -> Map:
@@ -132,9 +138,38 @@ def observe(path: Path, mapping: Map) -> Observations:
     Raises:
         UserError: a column is missing, a text has no number, or no row is left.
     """
+    columns, variables, labels = _rows(path, mapping, [mapping.metric.column])
+    metric = columns[mapping.metric.column]
+    if metric.dtype.kind != "f":
+        raise UserError(f"{path}: column '{mapping.metric.column}' is the metric, but holds text.")
+    link = Link(mapping.metric.ceiling, mapping.metric.floor)
+    return Observations(variables, metric, labels, mapping.metric.name, link, {**variables, **columns})
+
+
+def read_candidates(path: Path, mapping: Map) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """Read runs that could be made: variables and labels, by the same mapping; its metric is not looked for.
+
+    Raises:
+        UserError: a column is missing, a number is missing, not finite or not positive, or two rows have one label.
+    """
+    _, variables, labels = _rows(path, mapping, [])
+    for name, values in variables.items():
+        if name not in mapping.covariates:
+            check_numbers(name, values, labels, positive=True)
+    for label, times in Counter(labels).items():
+        if times > 1:
+            raise UserError(
+                f"{path}: {times} rows are called '{label}'; name columns that tell them apart under 'labels'."
+            )
+    return variables, labels
+
+
+def _rows(
+    path: Path, mapping: Map, needed: Sequence[str]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Array], tuple[str, ...]]:
+    """Columns, variables and labels of the rows that a mapping describes."""
     columns = read_columns(path)
-    needed = [mapping.metric.column, *mapping.labels, *(column.column for column in mapping.variables.values())]
-    for name in needed:
+    for name in [*needed, *mapping.labels, *(column.column for column in mapping.variables.values())]:
         if name not in columns:
             raise UserError(f"{path} has no column '{name}', which the mapping names; {nearest(name, columns)}")
     if mapping.rows is not None:
@@ -143,15 +178,10 @@ def observe(path: Path, mapping: Map) -> Observations:
             raise UserError(f"{path}: no row meets the mapping's condition 'rows: {mapping.rows}'.")
         columns = {name: values[kept] for name, values in columns.items()}
     variables = {name: variable(name, column, columns, path) for name, column in mapping.variables.items()}
-    metric = columns[mapping.metric.column]
-    if metric.dtype.kind != "f":
-        raise UserError(f"{path}: column '{mapping.metric.column}' is the metric, but holds text.")
     names = [columns[name] for name in mapping.labels]
-    labels = tuple(
-        ", ".join(text(values[i]) for values in names) if names else f"row {i + 1}" for i in range(len(metric))
-    )
-    link = Link(mapping.metric.ceiling, mapping.metric.floor)
-    return Observations(variables, metric, labels, mapping.metric.name, link, {**variables, **columns})
+    count = len(next(iter(columns.values())))
+    labels = tuple(", ".join(text(values[i]) for values in names) if names else f"row {i + 1}" for i in range(count))
+    return columns, variables, labels
 
 
 def variable(name: str, spec: Column, columns: dict[str, NDArray[Any]], path: Path) -> Array:
