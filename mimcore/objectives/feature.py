@@ -86,6 +86,11 @@ class Objective(Trained):
     def __init__(self, encoder: Encoder, config: Config, given: Given = NOTHING) -> None:
         super().__init__()
         module = encoder.module
+        if config.style == "mae" and not isinstance(module, VisionTransformer):
+            raise UserError(
+                f"objectives.style: 'mae' leaves the hidden patches out of the encoder, and '{encoder.model_name}' needs them all; take "
+                "a plain vision transformer, or the style 'simmim'."
+            )
         self.encoder = module
         self.config = config
         #: The loss is a mean over images, each with as many hidden patches, unless a target is normalised over the batch.
@@ -111,11 +116,6 @@ class Objective(Trained):
             nn.init.trunc_normal_(self.mask_token, std=0.02)
             self.decoder: nn.Module = nn.Linear(module.num_features, self.teacher.width)
             return
-        if not isinstance(module, VisionTransformer):
-            raise UserError(
-                f"objectives.style: 'mae' leaves the hidden patches out of the encoder, and '{encoder.model_name}' needs them all; take "
-                "a plain vision transformer, or the style 'simmim'."
-            )
         self.decoder = Decoder(
             encoder_width=module.embed_dim,
             width=config.decoder_embed_dim,
