@@ -129,6 +129,7 @@ def start_run(definition: Mapping[str, Any], device: torch.device, ranks: Ranks 
     encoder = encoders.build(model)
     objective = module.Objective(encoder, resolve(module.Config, options, "objectives"), given)
     begin(encoder, objective, model)
+    objective.started()
     encoders.place(objective, device)
     objective.train()
     optimizer = build_optimizer(objective, schedule)
