@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mimcore.scaling import claims
+from mimcore.scaling.claim import Claim
 from mimcore.scaling.statistics import spearman_interval, student, student_quantile, tidy
 from mimcore.scaling.table import (
     PRETRAIN,
@@ -22,7 +23,15 @@ from mimcore.scaling.table import (
 )
 
 
-def diagnose(rows: Sequence[Row], *, confidence: float, margin: float, bootstrap: int, seed: int) -> dict[str, Any]:
+def diagnose(
+    rows: Sequence[Row],
+    *,
+    confidence: float,
+    margin: float,
+    bootstrap: int,
+    seed: int,
+    claimed: Mapping[str, Claim] = claims.DEFAULTS,
+) -> dict[str, Any]:
     """Everything in ``fit.json`` that is no law.
 
     Args:
@@ -31,6 +40,7 @@ def diagnose(rows: Sequence[Row], *, confidence: float, margin: float, bootstrap
         margin: fraction of the lowest validation loss by which the last one must exceed it to have risen again.
         bootstrap: replicates behind the intervals of the correlations.
         seed: seed of their draws.
+        claimed: what is claimed, by name.
 
     Returns:
         ``overfitting`` (runs, cells and settings), ``seed_noise``, ``correlation`` and ``claims``.
@@ -61,7 +71,7 @@ def diagnose(rows: Sequence[Row], *, confidence: float, margin: float, bootstrap
             for measure in measures
             if measure.task != PRETRAIN
         ],
-        "claims": [claim for objective in _objectives(runs) for claim in claims.examine(runs, objective, confidence)],
+        "claims": claims.examine(claimed, rows, confidence, bootstrap, seed),
     }
 
 

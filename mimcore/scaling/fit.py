@@ -14,6 +14,8 @@ from mimcore.definition import Definition, resolve
 from mimcore.errors import UserError
 from mimcore.scaling import diagnostics
 from mimcore.scaling.bootstrap import Curve, along, replicate_fits
+from mimcore.scaling.claim import Claim
+from mimcore.scaling.claims import DEFAULTS
 from mimcore.scaling.statistics import tidy
 from mimcore.scaling.table import (
     Array,
@@ -53,6 +55,9 @@ class Config(Definition):
     #: Leave the sizes at which the validation loss rose again out of the laws of their setting, if enough sizes
     #: remain: an over-fitted run is in another regime. What is left out is listed with the fit.
     exclude_risen: bool = True
+    #: What is held against the runs, by name (docs/claims.md): those of a study's paper, or else what the literature says of masked
+    #: image modeling in general.
+    claims: dict[str, Claim] = DEFAULTS
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,12 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
     rows = read_results(results)
     runs = runs_of(rows)
     diagnosed = diagnostics.diagnose(
-        rows, confidence=config.confidence, margin=config.margin, bootstrap=config.bootstrap, seed=config.seed
+        rows,
+        confidence=config.confidence,
+        margin=config.margin,
+        bootstrap=config.bootstrap,
+        seed=config.seed,
+        claimed=config.claims,
     )
     fits = [
         _fit_curve(law, points, config, frozenset(diagnostics.risen_sizes(diagnosed, setting)))
@@ -111,7 +121,7 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
         if (points := _points(runs, setting, measure)) is not None
     ]
     found = {
-        "options": config.model_dump(mode="json"),
+        "options": config.model_dump(mode="json", exclude={"claims"}),
         "law": {"name": law.name, "formula": law.formula, "parameters": [p.name for p in law.parameters]},
         "fits": fits,
         "diagnostics": diagnosed,
