@@ -218,7 +218,7 @@ class Study:
         """
         from mimcore.models.encoder import Config as ModelConfig
         from mimcore.sampling.draw import mistakes
-        from mimcore.scaling.fit import Config as FitConfig
+        from mimcore.scaling.fit_options import Config as FitConfig
         from mimcore.training.schedule import Schedule
 
         wrong = problems(FitConfig, self.fit, "fit") or list(self._claims_of_nothing())

@@ -163,9 +163,10 @@ def _subject_rows(folder: Path, metrics: Mapping[str, Any], task: str, coordinat
 
 def _row(kind: str, task: str, metric: str, entry: Mapping[str, Any], about: Mapping[str, Any], where: str) -> Row:
     error = entry.get("standard_error")
+    known: dict[str, Any] = {name: about.get(name) for name in ("run", *COORDINATES, *FACTS)}
     return Row(
         kind=kind,
-        **{name: about.get(name) for name in ("run", *COORDINATES, *FACTS)},
+        **known,
         task=task,
         metric=metric,
         value=_finite(entry.get("value"), f"{where}.value"),

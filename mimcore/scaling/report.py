@@ -23,7 +23,7 @@ from mimcore.scaling.numbers import count, duration, interval, measured, number,
 from mimcore.scaling.outlook import Outlook, outlook
 from mimcore.scaling.plots import Figures
 from mimcore.scaling.summary import floor_text, label, lines, setting_label
-from mimcore.scaling.table import Measure, Row, Run, Setting, headlines_of, read_results, runs_of, settings_of
+from mimcore.scaling.table import MADE, Measure, Row, Run, Setting, headlines_of, read_results, runs_of, settings_of
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -302,7 +302,7 @@ def _pictures(runs: Sequence[Run], folder: Path) -> list[dict[str, str]]:
 def _everything(rows: Sequence[Row]) -> dict[str, Any]:
     """Every metric of every run."""
     runs = runs_of(rows)
-    keys = list(dict.fromkeys((row.task, row.metric) for row in rows if row.kind == "run"))
+    keys = list(dict.fromkeys((row.task, row.metric) for row in rows if row.kind == "run" and row.source == MADE))
     return {
         "columns": [f"{task} {metric}" for task, metric in keys],
         "runs": [

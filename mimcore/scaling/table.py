@@ -28,8 +28,13 @@ SCHEMA = pa.schema(
         ("standard_error", pa.float64()),
         ("higher_is_better", pa.bool_()),
         ("headline", pa.bool_()),
+        ("source", pa.string()),
+        ("imported_from", pa.string()),
     ]
 )
+
+#: Values of the column ``source``: a run of the study, or one that was finished elsewhere.
+MADE, IMPORTED = "made", "imported"
 
 #: The task under which the losses of a run are filed, and its headline.
 PRETRAIN = "pretrain"
@@ -62,6 +67,8 @@ class Row:
     standard_error: float | None
     higher_is_better: bool
     headline: bool
+    source: str = MADE
+    imported_from: str | None = None
 
 
 class Setting(NamedTuple):
@@ -85,7 +92,7 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A run and its numbers; ``values`` is keyed by (task, metric)."""
+    """A run and its numbers; ``values`` is keyed by (task, metric). An imported one may have no more than a validation loss."""
 
     name: str
     setting: Setting
@@ -99,6 +106,7 @@ class Run:
     errors: dict[tuple[str, str], float | None]
     #: The run that a second phase started from, without its model and seed; None where the run started from nothing.
     after: str | None = None
+    source: str = MADE
 
     @property
     def gap(self) -> float:
@@ -140,11 +148,16 @@ def read_results(path: Path) -> list[Row]:
     return rows
 
 
-def runs_of(rows: Sequence[Row]) -> list[Run]:
-    """Gather the rows of each run, ordered by objective, model (fewest parameters first), schedule, size and seed."""
+def runs_of(rows: Sequence[Row], *, imported: bool = False) -> list[Run]:
+    """Gather the rows of each run, ordered by objective, model (fewest parameters first), schedule, size and seed.
+
+    Args:
+        rows: the table.
+        imported: whether runs that were finished elsewhere are wanted too: they are evidence for a law, and not of the study.
+    """
     grouped: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.kind == "run":
+        if row.kind == "run" and (imported or row.source == MADE):
             grouped[str(row.run)].append(row)
     runs = [_run(name, group) for name, group in grouped.items()]
     return sorted(
@@ -168,8 +181,12 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
 
 
 def headlines_of(rows: Iterable[Row]) -> list[Measure]:
-    """List the headline of each task that runs have, pretraining first."""
-    found = {Measure(row.task, row.metric, row.higher_is_better) for row in rows if row.kind == "run" and row.headline}
+    """List the headline of each task that the study's runs have, pretraining first."""
+    found = {
+        Measure(row.task, row.metric, row.higher_is_better)
+        for row in rows
+        if row.kind == "run" and row.headline and row.source == MADE
+    }
     return sorted(found, key=lambda measure: (measure.task != PRETRAIN, measure))
 
 
@@ -194,7 +211,7 @@ def _run(name: str, rows: Sequence[Row]) -> Run:
         raise UserError(f"the results of {name} lack its coordinates or its facts; run 'dvc repro collect'.")
     values = {(row.task, row.metric): row.value for row in rows}
     after = name.partition(AFTER)[2] or None
-    for key in (VAL_LOSS, SEEN_LOSS, VAL_MINIMUM):
+    for key in (VAL_LOSS, SEEN_LOSS, VAL_MINIMUM) if first.source == MADE else (VAL_LOSS,):
         if key not in values:
             raise UserError(f"the results of {name} lack {key[1]}; run 'dvc repro collect'.")
     return Run(
@@ -212,6 +229,7 @@ def _run(name: str, rows: Sequence[Row]) -> Run:
         values=values,
         errors={(row.task, row.metric): row.standard_error for row in rows},
         after=after,
+        source=first.source,
     )
 
 
