@@ -1,6 +1,5 @@
 """Claims held against the table: supported, not supported or not to be told, each with an interval."""
 
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,12 +8,11 @@ import numpy as np
 from mimcore.scaling.claim import Claim
 from mimcore.scaling.effects import Effects, coordinate, measure, selected
 from mimcore.scaling.numbers import signed
-from mimcore.scaling.statistics import Interval, spearman_interval, student
+from mimcore.scaling.proxy import proxy
+from mimcore.scaling.statistics import Interval, student
 from mimcore.scaling.table import Measure, Row, Run, runs_of
 
 SUPPORTED, NOT_SUPPORTED, OPEN = "supported", "not supported", "cannot tell"
-#: Clusters below which a correlation has no interval that means anything.
-LEAST_CLUSTERS = 4
 
 #: What is asked of a study that declares no claims.
 DEFAULTS: dict[str, Claim] = {
@@ -84,8 +82,7 @@ def examine(
                 "relative": claim.relative,
             }
             judge = _correlation if claim.kind == "rank_correlated" else _effect
-            rng = np.random.default_rng([seed, zlib.crc32(f"{name} {objective}".encode())])
-            found.append({**about, **judge(claim, part, measures, confidence, bootstrap, rng)})
+            found.append({**about, **judge(claim, part, measures, confidence, bootstrap, seed)})
     return found
 
 
@@ -106,7 +103,7 @@ def _effect(
     measures: Mapping[str, Measure],
     confidence: float,
     bootstrap: int,
-    rng: np.random.Generator,
+    seed: int,
 ) -> dict[str, Any]:
     of = measures.get(claim.measure)
     if of is None:
@@ -151,7 +148,7 @@ def _correlation(
     measures: Mapping[str, Measure],
     confidence: float,
     bootstrap: int,
-    rng: np.random.Generator,
+    seed: int,
 ) -> dict[str, Any]:
     pair = [measures.get(name) for name in (claim.measure, claim.against)]
     if pair[0] is None or pair[1] is None:
@@ -167,10 +164,10 @@ def _correlation(
             "The study has no runs that could show it: it takes three or more that differ in both measures."
         )
     clusters = [f"{run.setting} {run.subset}" for run in having]
-    found = spearman_interval(x, y, clusters, confidence, bootstrap, rng)
+    everything = {"all": np.ones(len(having), dtype=bool)}
+    told = proxy(x, y, clusters, everything, confidence=confidence, bootstrap=bootstrap, seed=seed)["all"]["spearman"]
+    found = Interval(told["estimate"], told["low"], told["high"], told["count"])
     cells = len(set(clusters))
-    if cells < LEAST_CLUSTERS:
-        found = Interval(found.estimate, None, None, found.count)
     what = f"rank correlation of better {claim.measure} with better {claim.against}"
     return {
         **found.json(),
