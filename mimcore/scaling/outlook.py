@@ -12,8 +12,10 @@ from mimcore.scaling.frontier import Allocation, Price, frontier, iso_flop
 from mimcore.scaling.observations import Observations
 from mimcore.scaling.table import VAL_LOSS, Array, Run
 
-#: Laws that are tried, the first that the runs can pin down is taken.
-LAWS = ("repetition", "joint")
+#: Laws that are tried where none was chosen by its forecasts, the first that the runs can pin down is taken.
+LAWS = ("repetition", "joint", "chinchilla")
+#: What a law must be in for a budget to be divided by it.
+WEIGHED = {"encoder_params", "images_seen"}
 #: Refits behind the intervals.
 REFITS = 300
 #: Budgets of the iso-FLOP curves, and of the frontier.
@@ -45,8 +47,15 @@ class Outlook:
     frontier: tuple[Allocation, ...]
 
 
-def outlook(runs: Sequence[Run], objective: str, confidence: float) -> Outlook | str:
-    """Fit one law to the validation losses of an objective's runs; a sentence where they can pin down none."""
+def outlook(runs: Sequence[Run], objective: str, confidence: float, preferred: Sequence[str] = ()) -> Outlook | str:
+    """Fit one law to the validation losses of an objective's runs; a sentence where they can pin down none.
+
+    Args:
+        runs: of the results.
+        objective: whose.
+        confidence: coverage of the intervals.
+        preferred: laws that were judged by their forecasts, the best first; those that a budget can be divided by are tried first.
+    """
     mine = tuple(run for run in runs if run.setting.objective == objective)
     rows = Observations(
         {
@@ -58,15 +67,18 @@ def outlook(runs: Sequence[Run], objective: str, confidence: float) -> Outlook |
         "validation loss",
     )
     reason = ""
-    for name in LAWS:
+    for name in dict.fromkeys((*preferred, *LAWS)):
+        law = registry.load("law", name).Law()
+        if not {variable.name for variable in law.variables} >= WEIGHED:
+            continue
         try:
-            fit = fit_law(registry.load("law", name).Law(), rows, {"bootstrap": REFITS, "confidence": confidence})
+            fit = fit_law(law, rows, {"bootstrap": REFITS, "confidence": confidence})
             price = Price.of(rows.variables["encoder_params"].tolist(), [run.flops / run.images_seen for run in mine])
         except UserError as error:
             reason = str(error)
             continue
         return _outlook(objective, fit, mine, price)
-    return f"No law of model, data and length together for {objective}: {reason}"
+    return f"No law of model, data and length together could be fitted to the runs of {objective}: {reason}"
 
 
 def _outlook(objective: str, fit: Fit, runs: tuple[Run, ...], price: Price) -> Outlook:
