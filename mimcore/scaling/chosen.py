@@ -13,12 +13,28 @@ from mimcore.scaling.summary import label
 from mimcore.scaling.table import MADE, VAL_LOSS, Measure
 
 GREY = "#868e96"
+#: Entries that the report shows.
+MOST = 12
 HEAD = ("law", "parameters", "R²", "error of the fit", "error of the runs held out", "")
 
 
 def entries(fitted: Mapping[str, Any], measure: Measure, scope: str = "objective") -> list[Mapping[str, Any]]:
     """What was tried on a measure."""
     return [one for one in fitted["laws"].get(f"{measure.task} {measure.metric}", ()) if one["scope"] == scope]
+
+
+def judged(fitted: Mapping[str, Any], measure: Measure) -> list[Mapping[str, Any]]:
+    """The entries in which a law could be chosen: of all runs of an objective, or else of each setting."""
+    for scope in ("objective", "setting"):
+        found = [one for one in entries(fitted, measure, scope) if one["chosen"]]
+        if found:
+            return found[:MOST]
+    return []
+
+
+def name(one: Mapping[str, Any]) -> str:
+    """What an entry is of."""
+    return " ".join(str(one[part]) for part in ("objective", "model", "schedule") if one[part])
 
 
 def preferred(fitted: Mapping[str, Any], objective: str) -> list[str]:
@@ -61,7 +77,7 @@ def remarks(one: Mapping[str, Any]) -> Iterator[str]:
 
 def panels(found: Sequence[Mapping[str, Any]], measure: Measure) -> list[Panel]:
     """Observed against forecast by the chosen law, for the runs held out, and against the fit for all."""
-    return [_panel(one, measure, len(found) > 1) for one in found if one["chosen"]]
+    return [_panel(one, measure, len(found) > 1) for one in found]
 
 
 KEYS = [
@@ -110,7 +126,7 @@ def _panel(one: Mapping[str, Any], measure: Measure, several: bool) -> Panel:
             )
             opacity = alt.condition("datum.imported", alt.value(0), alt.value(0.85))
             layers.append(marks.encode(x=x, y=y, fillOpacity=opacity))
-    title = capital(f"{label(measure)} ({one['objective']})" if several else label(measure))
+    title = capital(f"{label(measure)} ({name(one)})" if several else label(measure))
     chart = alt.layer(*layers).properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=title)
     return render(chart, f"{title}: observed, against the law '{law['law']}', fitted and forecast.")
 

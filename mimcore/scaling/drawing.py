@@ -145,6 +145,8 @@ def _mix(first: str, second: str, share: float) -> str:
 def _body(panel: Panel, name: str) -> str:
     """What is inside a panel's root element; ids count from 0 after ``name``, as the renderer's go on for ever."""
     body = panel.svg[panel.svg.index(">") + 1 : panel.svg.rindex("</svg>")]
+    # A hundredth of a pixel is enough, and makes half of the file.
+    body = re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match.group()):.2f}", body)
     seen: dict[str, str] = {}
 
     def renumber(match: re.Match[str]) -> str:

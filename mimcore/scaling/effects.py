@@ -85,7 +85,7 @@ class Comparison:
         if self.axis is None:
             return "", ""
         first, second = ENDS[self.axis]
-        return f"the {first} {self.axis}", f"the {second}"
+        return f"the {first} {self.axis}", f"the {second} {self.axis}"
 
     def _means(self, runs: Iterable[Run], value: Value) -> dict[str, float]:
         seeds: dict[str, list[float]] = defaultdict(list)

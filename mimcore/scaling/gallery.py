@@ -8,7 +8,7 @@ from mimcore.scaling.drawing import Key, Panel
 from mimcore.scaling.figure import Figure, Section, Table
 from mimcore.scaling.layers import capital
 from mimcore.scaling.numbers import interval, number, short
-from mimcore.scaling.outlook import Outlook
+from mimcore.scaling.outlook import Outlook, fit_one
 from mimcore.scaling.plots import Figures
 from mimcore.scaling.summary import label
 from mimcore.scaling.table import PRETRAIN, VAL_LOSS, Measure
@@ -73,21 +73,22 @@ def _loss(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[Fig
 
 def _saturation(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Figure:
     margin = float(drawn.fitted["options"]["margin"])
-    panels, rows = [], []
-    for one in outlooks.values():
-        if isinstance(one, str):
+    panels, rows, reasons = [], [], []
+    for objective, one in outlooks.items():
+        runs = [run for run in drawn.runs if run.setting.objective == objective]
+        fit = one if isinstance(one, str) else one.fit
+        if isinstance(fit, str) or "unique_images" not in {variable.name for variable in fit.law.variables}:
+            known = {"model_data"} if len({run.encoder_params for run in runs}) > 1 else {"power"}
+            laws = [*chosen.preferred(drawn.fitted, objective), *known]
+            fit = fit_one(runs, float(drawn.fitted["options"]["confidence"]), laws, {"unique_images"})
+        if isinstance(fit, str):
+            reasons.append(f"No law in unique images could be fitted to the runs of {objective}: {fit}")
             continue
-        found = more_data.saturated(one, margin)
-        if found:
-            panels.append(more_data.figure(one, found, drawn.model_colours))
-            rows += [
-                (one.objective, part.model, short(part.images_seen), number(part.gain, 2), part.beyond)
-                for part in found
-            ]
+        found = more_data.saturated(fit, runs, margin)
+        panels.append(more_data.figure(fit, found, drawn.model_colours, objective))
+        rows += [(objective, part.model, short(part.images_seen), number(part.gain, 2), part.beyond) for part in found]
     if not panels:
-        return Figure(
-            "saturation", "Where more data stops paying", missing=_lacks(outlooks, "two sizes of subset or more")
-        )
+        return Figure("saturation", "Where more data stops paying", missing=" ".join(reasons))
     return Figure(
         "saturation",
         "Where more data stops paying",
@@ -128,7 +129,11 @@ def _budget(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[F
     yield _laws(drawn, LOSS, "laws-loss")
     done = [one for one in outlooks.values() if not isinstance(one, str)]
     if not done:
-        yield Figure("iso-flop", "Which model for a budget", missing=_lacks(outlooks, "two models and two lengths"))
+        yield Figure(
+            "iso-flop",
+            "Which model for a budget",
+            missing=" ".join(one for one in outlooks.values() if isinstance(one, str)),
+        )
         return
     models = [Key(model, colour) for model, colour in drawn.model_colours.items()]
     yield Figure(
@@ -212,17 +217,16 @@ def _task(drawn: Figures, measure: Measure) -> Iterator[Figure]:
 
 
 def _laws(drawn: Figures, measure: Measure, name: str) -> Figure:
-    found = chosen.entries(drawn.fitted, measure)
+    found = chosen.judged(drawn.fitted, measure)
+    if not found:
+        lacks = "No law could be chosen by what it forecast: it takes four sizes of subset or more, of which the largest is held out."
+        return Figure(name, "Laws, chosen by what they forecast", missing=lacks)
     panels = chosen.panels(found, measure)
-    if not panels:
-        reasons = [reason for one in found for reason in chosen.remarks(one)]
-        lacks = "No law could be chosen by what it forecast: it takes three sizes of subset or more, of which the largest is held out."
-        return Figure(name, "Laws, chosen by what they forecast", missing=" ".join([lacks, *reasons]))
     several = len(found) > 1
-    tables = [(one["objective"], chosen.table(one)) for one in found]
+    tables = [(chosen.name(one), chosen.table(one)) for one in found]
     rows = tuple(((objective, *row) if several else row) for objective, table in tables for row in table.rows)
-    head = ("objective", *chosen.HEAD) if several else chosen.HEAD
-    remarks = [f"{one['objective']}: {part}" if several else part for one in found for part in chosen.remarks(one)]
+    head = ("of", *chosen.HEAD) if several else chosen.HEAD
+    remarks = [f"{chosen.name(one)}: {part}" if several else part for one in found for part in chosen.remarks(one)]
     return Figure(
         name,
         "Laws, chosen by what they forecast",
@@ -290,8 +294,3 @@ def _law_words(done: Sequence[Outlook]) -> str:
         else ""
     )
     return f"the law {' or '.join(names)}" + (f" ({fits})" if fits else "")
-
-
-def _lacks(outlooks: Mapping[str, Outlook | str], otherwise: str) -> str:
-    said = [one for one in outlooks.values() if isinstance(one, str)]
-    return " ".join(said) if said else f"It takes {otherwise}."

@@ -51,7 +51,9 @@ def script(charts: Mapping[str, Panel]) -> Markup:
 
 def interactive(panel: Panel) -> dict[str, Any]:
     """A panel's chart with tooltips, as wide as its place, and with axes that can be moved where both are numbers."""
-    spec: dict[str, Any] = json.loads(json.dumps(panel.spec).replace(INK, "currentColor"))
+    # Five digits are more than a reader of a tooltip wants, and half of the page's size.
+    told = json.dumps(panel.spec).replace(INK, "currentColor")
+    spec: dict[str, Any] = json.loads(told, parse_float=lambda text: float(f"{float(text):.5g}"))
     # Points and bars tell of themselves; lines and bands, of which a point is one of many, and the frame do not.
     marks = {
         name: {"tooltip": {"content": "data"}}

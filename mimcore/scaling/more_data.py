@@ -1,5 +1,6 @@
 """Where more data stops paying: the gain of doubling the images for each model, by one law for all runs, and its figure."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,11 +8,12 @@ import altair as alt
 import numpy as np
 
 from mimcore.scaling.drawing import INK, PLOT_HEIGHT, PLOT_WIDTH, Panel, render
+from mimcore.scaling.estimate import Fit
 from mimcore.scaling.layers import capital, data
 from mimcore.scaling.numbers import number, short
-from mimcore.scaling.outlook import Outlook
 from mimcore.scaling.saturation import saturates
 from mimcore.scaling.statistics import Interval
+from mimcore.scaling.table import Run
 
 #: Doublings beyond the largest subset that the figure shows.
 AHEAD = 4
@@ -35,40 +37,39 @@ class Saturated:
         return f"{_images(self.images.estimate)}{ends}"
 
 
-def saturated(one: Outlook, margin: float) -> list[Saturated]:
-    """Find it for each model; nothing where the law is not in unique images or there is one size.
+def saturated(fit: Fit, runs: Sequence[Run], margin: float) -> list[Saturated]:
+    """Find it for each model.
 
     Args:
-        one: the law and its runs.
+        fit: of a law in unique images, at least.
+        runs: that it was fitted to.
         margin: the gain that is worth a doubling, as a fraction of the lowest loss.
     """
-    law = {variable.name for variable in one.fit.law.variables}
-    if "unique_images" not in law or len({run.unique_images for run in one.runs}) < 2:
-        return []
-    gain = margin * float(one.fit.observations.metric.min())
+    law = {variable.name for variable in fit.law.variables}
+    gain = margin * float(fit.observations.metric.min())
     found = []
-    for model, parameters in _models(one).items():
-        longest = max(float(run.images_seen) for run in one.runs if run.setting.model == model)
+    for model, parameters in _models(runs).items():
+        longest = max(float(run.images_seen) for run in runs if run.setting.model == model)
         at = {name: value for name, value in (("encoder_params", parameters), ("images_seen", longest)) if name in law}
-        found.append(Saturated(model, parameters, longest, gain, saturates(one.fit, "unique_images", at, gain)))
+        found.append(Saturated(model, parameters, longest, gain, saturates(fit, "unique_images", at, gain)))
     return found
 
 
-def figure(one: Outlook, found: list[Saturated], colours: dict[str, str]) -> Panel:
+def figure(fit: Fit, found: Sequence[Saturated], colours: Mapping[str, str], objective: str) -> Panel:
     """The gain of a doubling against the images that are doubled, with the gain that would be worth it."""
-    sizes = one.fit.observations.variables["unique_images"]
+    sizes = fit.observations.variables["unique_images"]
     grid = sizes.min() * 2 ** np.linspace(0, np.log2(sizes.max() / sizes.min()) + AHEAD, 60)
-    names = {variable.name for variable in one.fit.law.variables}
+    names = {variable.name for variable in fit.law.variables}
     points: list[dict[str, Any]] = []
     for model in found:
         at = {"encoder_params": model.parameters, "images_seen": model.images_seen}
         rows = {name: np.full(len(grid), value) for name, value in at.items() if name in names}
-        before = one.fit.predict({**rows, "unique_images": grid})
-        after = one.fit.predict({**rows, "unique_images": 2 * grid})
+        before = fit.predict({**rows, "unique_images": grid})
+        after = fit.predict({**rows, "unique_images": 2 * grid})
         gains = before.mean - after.mean
         low = high = gains
         if len(before.ensemble):
-            tail = 0.5 - one.fit.confidence / 2
+            tail = 0.5 - fit.confidence / 2
             low, high = np.quantile(before.ensemble - after.ensemble, [tail, 1 - tail], axis=0)
         points += [
             {"model": model.model, "images": float(n), "gain": float(g), "low": float(a), "high": float(b)}
@@ -91,15 +92,13 @@ def figure(one: Outlook, found: list[Saturated], colours: dict[str, str]) -> Pan
         worth.encode(y=alt.Y("gain:Q", scale=scale)),
         last.encode(x=alt.X("images:Q", scale=wide)),
     )
-    title = capital(f"gain of twice the images ({one.objective})")
+    title = capital(f"gain of twice the images ({objective})")
     about = f"Fall of the validation loss by doubling the images, for each model; {number(found[0].gain, 2)} is marked."
     return render(chart.properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=title), about)
 
 
-def _models(one: Outlook) -> dict[str, float]:
-    return {
-        run.setting.model: float(run.encoder_params) for run in sorted(one.runs, key=lambda run: run.encoder_params)
-    }
+def _models(runs: Sequence[Run]) -> dict[str, float]:
+    return {run.setting.model: float(run.encoder_params) for run in sorted(runs, key=lambda run: run.encoder_params)}
 
 
 def _images(value: float) -> str:

@@ -1,7 +1,7 @@
 """What to run next, from the results alone: runs of the models at hand on more images, for longer, or in holes of the grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -101,27 +101,47 @@ def next_runs(one: Outlook) -> NextRuns | None:
 
 
 def rows(
-    runs: tuple[NextRun, ...], spent: float, seconds_per_flop: float | None
+    runs: Sequence[NextRun], spent: float, seconds_per_flop: float | None, telling: bool
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Head and rows of a table; with the pace of the study's own runs, also in hours."""
-    hours = ("hours, at this study's pace",) if seconds_per_flop else ()
-    head = ("model", "unique images", "images seen", "FLOPs", *hours, "expected loss", "below the lowest so far",
-            "variance removed", "removed for 1 % of what was spent")  # fmt: skip
+    """Head and rows of a table.
+
+    Args:
+        runs: what to tell of.
+        spent: on all runs so far, FLOPs.
+        seconds_per_flop: the pace of the study's own runs; None where it is not known.
+        telling: whether their worth is the forecast that they narrow, rather than the loss that they lower.
+    """
+    hours = ("hours at this study's pace",) if seconds_per_flop else ()
+    unit = "hour" if seconds_per_flop else "1 % of what was spent"
+    worth = ("variance removed",) if telling else ("below the lowest so far",)
+    head = (
+        "model",
+        "unique images",
+        "images seen",
+        "FLOPs",
+        "of what was spent",
+        *hours,
+        "expected loss",
+        *worth,
+        f"for each {unit}",
+    )
     found = []
     for run in runs:
-        share: Any = run.flops / spent * 100
-        time = (number(run.flops * seconds_per_flop / 3600, 2),) if seconds_per_flop else ()
+        share = run.flops / spent * 100
+        time = run.flops * (seconds_per_flop or 0.0) / 3600
+        per = time or share
+        gain = (f"{100 * run.removed:.0f} %", f"{number(100 * run.removed / per, 2)} %")
+        fall = (number(run.fall, 2), number(run.fall / per, 2))
         found.append(
             (
                 run.model,
                 short(run.unique_images),
                 short(run.images_seen),
-                f"{number(run.flops, 2)} ({number(share, 2)} % of what was spent)",
-                *time,
+                number(run.flops, 2),
+                f"{number(share, 2)} %",
+                *((number(time, 2),) if seconds_per_flop else ()),
                 interval(*run.loss),
-                number(run.fall, 2),
-                f"{100 * run.removed:.0f} %" if run.removed else "",
-                f"{number(100 * run.removed / share, 2)} %" if run.removed else "",
+                *(gain if telling else fall),
             )
         )
     return head, found

@@ -149,7 +149,7 @@ def _advice(outlooks: Mapping[str, Outlook | str], pace: float | None) -> list[d
         )
         told = []
         for title, runs in named:
-            head, cells = next_runs.rows(runs, advice.spent, pace)
+            head, cells = next_runs.rows(runs, advice.spent, pace, runs is advice.telling)
             told.append((title, Table(head, tuple(cells))))
         found.append({"about": about, "missing": "", "law": one.fit.law.name, "tables": told})
     return found
