@@ -82,7 +82,12 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
     rows = read_results(results)
     runs = runs_of(rows)
     diagnosed = diagnostics.diagnose(
-        rows, confidence=config.confidence, margin=config.margin, bootstrap=config.bootstrap, seed=config.seed
+        rows,
+        confidence=config.confidence,
+        margin=config.margin,
+        bootstrap=config.bootstrap,
+        seed=config.seed,
+        claimed=config.claims,
     )
     fits = [
         _fit_curve(law, points, config, frozenset(diagnostics.risen_sizes(diagnosed, setting)))
@@ -95,7 +100,7 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
         for setting in settings_of(runs)
     }
     found = {
-        "options": config.model_dump(mode="json"),
+        "options": config.model_dump(mode="json", exclude={"claims"}),
         "law": {"name": law.name, "formula": law.formula, "parameters": [p.name for p in law.parameters]},
         "fits": fits,
         "laws": choose(

@@ -6,6 +6,8 @@ from pydantic import Field, field_validator
 from mimcore import registry
 from mimcore.definition import Definition, nearest
 from mimcore.errors import UserError
+from mimcore.scaling.claim import Claim
+from mimcore.scaling.claims import DEFAULTS
 from mimcore.scaling.conditions import rows_where
 from mimcore.scaling.table import Setting
 
@@ -44,6 +46,9 @@ class Config(Definition):
     #: Leave the sizes at which the validation loss rose again out of the laws of their setting, if enough sizes
     #: remain: an over-fitted run is in another regime. What is left out is listed with the fit.
     exclude_risen: bool = True
+    #: What is held against the runs, by name (docs/claims.md): what a study's paper claims, or else what the literature says of
+    #: masked image modeling in general.
+    claims: dict[str, Claim] = DEFAULTS
 
     @field_validator("law", "laws")
     @classmethod

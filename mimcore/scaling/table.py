@@ -42,6 +42,8 @@ VAL_LOSS = (PRETRAIN, "val_loss")
 SEEN_LOSS = (PRETRAIN, "seen_loss")
 #: The lowest validation loss along the curve, which ``collect`` reads off it.
 VAL_MINIMUM = (PRETRAIN, "val_loss_minimum")
+#: Between the name of a second phase's run and what it started from, as in ``wsp-tiny-n64-short-s0-after-mae-n64-long``.
+AFTER = "-after-"
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class Run:
     flops: float
     values: dict[tuple[str, str], float]
     errors: dict[tuple[str, str], float | None]
+    #: The run that a second phase started from, without its model and seed; None where the run started from nothing.
+    after: str | None = None
     source: str = MADE
 
     @property
@@ -206,12 +210,16 @@ def _run(name: str, rows: Sequence[Row]) -> Run:
     if None in facts or None in (first.objective, first.model, first.schedule):
         raise UserError(f"the results of {name} lack its coordinates or its facts; run 'dvc repro collect'.")
     values = {(row.task, row.metric): row.value for row in rows}
+    after = name.partition(AFTER)[2] or None
     for key in (VAL_LOSS, SEEN_LOSS, VAL_MINIMUM) if first.source == MADE else (VAL_LOSS,):
         if key not in values:
             raise UserError(f"the results of {name} lack {key[1]}; run 'dvc repro collect'.")
     return Run(
         name=name,
-        setting=Setting(str(first.objective), str(first.model), str(first.schedule)),
+        # Two second phases of one objective that started from different runs are no repetitions of each other.
+        setting=Setting(
+            f"{first.objective} after {after}" if after else str(first.objective), str(first.model), str(first.schedule)
+        ),
         subset=str(first.subset),
         seed=str(first.seed),
         unique_images=int(first.unique_images or 0),
@@ -220,6 +228,7 @@ def _run(name: str, rows: Sequence[Row]) -> Run:
         flops=float(first.flops or 0.0),
         values=values,
         errors={(row.task, row.metric): row.standard_error for row in rows},
+        after=after,
         source=first.source,
     )
 
