@@ -20,12 +20,14 @@ class Truth:
         labels: int64 ``(N,)``, 0-based classes.
         areas: float32 ``(N,)``, COCO's areas.
         crowd: bool ``(N,)``, COCO's ``iscrowd``.
+        masks: COCO's compressed run lengths of each, where they are asked for.
     """
 
     boxes: np.ndarray
     labels: np.ndarray
     areas: np.ndarray
     crowd: np.ndarray
+    masks: tuple[str, ...] | None = None
 
 
 def truths_of(images: Images) -> list[Truth]:
