@@ -23,25 +23,30 @@ def instance_masks(row: dict[str, Any], where: str) -> np.ndarray:
     Raises:
         UserError: the run lengths are none of an image of this height and width.
     """
-    size = [row["height"], row["width"]]
-    found = np.zeros((len(row["masks"]), *size), np.uint8)
-    for number, counts in enumerate(row["masks"]):
+    height, width = row["height"], row["width"]
+    found = np.zeros((len(row["masks"]), height, width), np.uint8)
+    for number, code in enumerate(codes_of(row)):
         try:
-            found[number] = coco_mask.decode({"size": size, "counts": counts.encode()})
+            found[number] = coco_mask.decode({**code, "counts": code["counts"].encode()})
         except (ValueError, AttributeError) as error:
             raise UserError(
-                f"{where}: mask {number} of image '{row['key']}' is no run-length code of {size[1]}x{size[0]} pixels"
+                f"{where}: mask {number} of image '{row['key']}' is no run-length code of {width}x{height} pixels"
                 f" ({error}); mend the masks of the pool."
             ) from None
     return found
 
 
+def codes_of(row: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The masks of an image as COCO's run-length codes, with their size."""
+    return tuple({"size": [row["height"], row["width"]], "counts": counts} for counts in row["masks"])
+
+
 def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
-    """Encode bool or uint8 ``(N, H, W)`` as COCO's run-length codes."""
+    """Encode bool or uint8 ``(N, H, W)`` as COCO's run-length codes, with their size."""
     if not len(masks):
         return []
-    found: list[dict[str, Any]] = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0), np.uint8))
-    return found
+    codes = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0), np.uint8))
+    return [{"size": list(masks.shape[1:]), "counts": code["counts"].decode()} for code in codes]
 
 
 def class_map(row: dict[str, Any], where: str, background: bool) -> Tensor:

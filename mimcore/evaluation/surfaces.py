@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
-from mimcore.evaluation.augment import resize
+from mimcore.evaluation.augment import resize, resize_nearest
 from mimcore.evaluation.masks import IGNORED, class_map
 from mimcore.evaluation.scenes import pad
 from mimcore.evaluation.task import Images
@@ -84,7 +84,7 @@ class Surfaces:
         image, truth = self.whole(position)
         flip, part, *places = draws[: 2 + 2 * TRIES].tolist()
         shape = self._fitted(truth.shape, jitter[0] + (jitter[1] - jitter[0]) * part)
-        image, truth = resize(image, *shape), resize_classes(truth, *shape)
+        image, truth = resize(image, *shape), resize_nearest(truth, *shape)
         for down, across in zip(places[::2], places[1::2], strict=True):
             rows, columns = (
                 slice(start := int(place * (max(0, side - self.image_size) + 1)), start + self.image_size)
@@ -117,15 +117,6 @@ class Surfaces:
         """Height and width with the shorter side ``factor`` times ``image_size``, the longer no more than ``LONGEST`` times that."""
         scale = factor * self.image_size * min(1 / min(shape), LONGEST / max(shape))
         return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
-
-
-def resize_classes(truth: Tensor, height: int, width: int) -> Tensor:
-    """Resize ``(H, W)`` by the nearest neighbour of each place."""
-    rows, columns = (
-        ((torch.arange(new) + 0.5) * (old / new)).long().clamp(max=old - 1)
-        for new, old in ((height, truth.shape[0]), (width, truth.shape[1]))
-    )
-    return truth[rows][:, columns]
 
 
 def distort(image: Tensor, draws: Tensor) -> Tensor:

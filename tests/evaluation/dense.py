@@ -11,8 +11,9 @@ from mimcore.data.formats._scenes import NAMES, Renderer
 from mimcore.evaluation.masks import encode_masks
 
 
-def dense_scenes(count, first=0, image_size=64, split="train", wide=0):
-    """Scenes of the embedded pool; ``wide`` columns are added at the right, so that the images are not square."""
+def dense_scenes(count, first=0, image_size=64, split="train", wide=0, parity=False):
+    """Scenes of the embedded pool; ``wide`` columns are added at the right, so that the images are not square;
+    with ``parity`` the classes are even and odd."""
     renderer = Renderer(image_size, 0, split)
     pictures, rows = [], []
     for number in range(first, first + count):
@@ -25,7 +26,9 @@ def dense_scenes(count, first=0, image_size=64, split="train", wide=0):
     if wide:
         widened(rows, image_size, wide)
     columns = {name: pa.array([row[name] for row in rows]) for name in ("boxes", "box_areas", "box_crowd", "masks")}
-    columns["box_labels"] = pa.array([row["box_labels"] for row in rows], pa.list_(pa.int32()))
+    columns["box_labels"] = pa.array(
+        [[k % 2 if parity else k for k in row["box_labels"]] for row in rows], pa.list_(pa.int32())
+    )
     for name, column in columns.items():
         images.rows = images.rows.append_column(name, column)
     return images
@@ -37,7 +40,7 @@ def widened(rows, image_size, wide):
     for row in rows:
         size = [image_size, image_size]
         masks = np.stack([coco_mask.decode({"size": size, "counts": one.encode()}) for one in row["masks"]])
-        row["masks"] = [one["counts"].decode() for one in encode_masks(np.pad(masks, ((0, 0), (0, 0), (0, wide))))]
+        row["masks"] = [one["counts"] for one in encode_masks(np.pad(masks, ((0, 0), (0, 0), (0, wide))))]
 
 
 CLASSES = list(NAMES)

@@ -1,6 +1,7 @@
 """Maps of an encoder at several resolutions, for heads that read a pyramid."""
 
 import math
+from typing import Any
 
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
@@ -27,7 +28,8 @@ class Levels(nn.Module):
         self.encoder = encoder.module
         self.precision: Precision = precision
         if isinstance(self.encoder, families.Hierarchical):
-            self.channels = [int(stage["num_chs"]) for stage in self.encoder.feature_info]
+            stages: Any = self.encoder.feature_info
+            self.channels = [int(stage["num_chs"]) for stage in stages]
             self.blocks = list(range(len(self.channels)))
             self.branches = nn.ModuleList(LayerNorm2d(channels) for channels in self.channels)
             return
@@ -42,7 +44,7 @@ class Levels(nn.Module):
         """Map normalised ``(B, C, S, S)`` to float32 maps ``(B, channels, h, w)``."""
         with autocast(images.device, self.precision):
             wanted = sorted(set(self.blocks))  # a shallow ViT gives one block twice
-            maps = self.encoder.forward_intermediates(images, indices=wanted, intermediates_only=True)
+            maps: Any = self.encoder.forward_intermediates(images, indices=wanted, intermediates_only=True)
             parts = [
                 branch(maps[wanted.index(block)]) for branch, block in zip(self.branches, self.blocks, strict=True)
             ]

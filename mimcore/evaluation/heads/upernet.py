@@ -28,15 +28,10 @@ class UPerNet(nn.Module):
         self.laterals = nn.ModuleList(_convolution(channels, width, 1) for channels in finer)
         self.smoothed = nn.ModuleList(_convolution(width, width, 3) for _ in finer)
         self.fused = _convolution(width * len(levels.channels), width, 3)
-        self.classifier = nn.Sequential(nn.Dropout2d(DROPOUT), nn.Conv2d(width, classes, 1))
+        self.classifier = _classifier(width, classes)
         self.auxiliary = nn.Sequential(
-            _convolution(levels.channels[-2:][0], AUXILIARY_WIDTH, 3),
-            nn.Dropout2d(DROPOUT),
-            nn.Conv2d(AUXILIARY_WIDTH, classes, 1),
+            _convolution(levels.channels[-2:][0], AUXILIARY_WIDTH, 3), _classifier(AUXILIARY_WIDTH, classes)
         )
-        for part in (self.classifier[-1], self.auxiliary[-1]):
-            nn.init.normal_(part.weight, std=0.01)  # OpenMMLab's initialisation of the classifiers
-            nn.init.zeros_(part.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         """Score the classes."""
@@ -73,6 +68,13 @@ def segmentation_loss(scores: tuple[Tensor, Tensor], truth: Tensor, ignored: int
 
 def _like(small: Tensor, large: Tensor) -> Tensor:
     return F.interpolate(small, large.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _classifier(width: int, classes: int) -> nn.Sequential:
+    last = nn.Conv2d(width, classes, 1)
+    nn.init.normal_(last.weight, std=0.01)  # as OpenMMLab
+    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    return nn.Sequential(nn.Dropout2d(DROPOUT), last)
 
 
 def _convolution(channels: int, width: int, kernel: int) -> nn.Sequential:
