@@ -13,10 +13,10 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from mimcore.evaluation import coco
 from mimcore.evaluation.coco import Detections, average_precision
+from mimcore.evaluation.dense.masks import encode_masks, instance_masks
 from mimcore.evaluation.heads import vitdet
 from mimcore.evaluation.heads.detector import mask_detector, strides
 from mimcore.evaluation.heads.pyramid import Backbone
-from mimcore.evaluation.masks import encode_masks, instance_masks
 from mimcore.evaluation.pictures import SHOWN_MASK, draw_instances
 from mimcore.evaluation.recipe import Decay, train
 from mimcore.evaluation.scenes import Scenes, box_class_count

@@ -11,7 +11,7 @@ from torchvision.ops import masks_to_boxes
 
 from mimcore.errors import UserError
 from mimcore.evaluation.augment import jitter_masks, large_scale_jitter, resize
-from mimcore.evaluation.masks import codes_of, instance_masks
+from mimcore.evaluation.dense.masks import codes_of, instance_masks
 from mimcore.evaluation.task import Images
 
 

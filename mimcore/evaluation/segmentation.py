@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mimcore.errors import UserError
+from mimcore.evaluation.dense.masks import IGNORED
+from mimcore.evaluation.dense.overlap import count_overlaps, overlap_metrics
+from mimcore.evaluation.dense.surfaces import DRAWS, Surfaces
 from mimcore.evaluation.features import ahead
 from mimcore.evaluation.heads.levels import Levels
 from mimcore.evaluation.heads.upernet import UPerNet, segmentation_loss
-from mimcore.evaluation.masks import IGNORED
-from mimcore.evaluation.overlap import count_overlaps, overlap_metrics
 from mimcore.evaluation.pictures import draw_maps
 from mimcore.evaluation.recipe import Decay, Recipe, encoder_groups, head_groups, order, train
 from mimcore.evaluation.scenes import box_class_count, truths_of
-from mimcore.evaluation.surfaces import DRAWS, Surfaces
 from mimcore.evaluation.task import Context, Data, Metric, Needs, Value, seeded
 from mimcore.models import families
 from mimcore.models.encoder import Encoder

@@ -254,7 +254,7 @@ def _examples(count: int, encoder: encoders.Encoder, needs: str) -> Any:
 
 
 def _rectangles(boxes: np.ndarray, height: int, width: int) -> list[str]:
-    from mimcore.evaluation.masks import encode_masks
+    from mimcore.evaluation.dense.masks import encode_masks
 
     masks = np.zeros((len(boxes), height, width), np.uint8)
     for mask, (x0, y0, x1, y1) in zip(masks, boxes.round().astype(int), strict=True):

@@ -8,7 +8,7 @@ from fakes import FakeImages
 from PIL import Image
 
 from mimcore.data.formats._scenes import NAMES, Renderer
-from mimcore.evaluation.masks import encode_masks
+from mimcore.evaluation.dense.masks import encode_masks
 
 
 def dense_scenes(count, first=0, image_size=64, split="train", wide=0, parity=False):

@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mimcore.evaluation.coco import PARTS, Detections, average_precision, bootstrap, weighted
-from mimcore.evaluation.masks import encode_masks
+from mimcore.evaluation.dense.masks import encode_masks
 from mimcore.evaluation.scenes import Truth
 
 

@@ -14,12 +14,12 @@ from torch import nn
 from mimcore.errors import UserError
 from mimcore.evaluation import recipe, segmentation
 from mimcore.evaluation.augment import resize_nearest
+from mimcore.evaluation.dense.masks import IGNORED, class_map, encode_masks
+from mimcore.evaluation.dense.overlap import count_overlaps, overlap_metrics
+from mimcore.evaluation.dense.surfaces import DRAWS, Surfaces
 from mimcore.evaluation.heads.levels import Levels
 from mimcore.evaluation.heads.upernet import UPerNet, segmentation_loss
-from mimcore.evaluation.masks import IGNORED, class_map, encode_masks
-from mimcore.evaluation.overlap import count_overlaps, overlap_metrics
 from mimcore.evaluation.segmentation import Config, slide
-from mimcore.evaluation.surfaces import DRAWS, Surfaces
 from mimcore.evaluation.task import Data
 from mimcore.models.encoder import Config as Model
 from mimcore.models.encoder import build

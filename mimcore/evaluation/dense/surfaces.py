@@ -5,7 +5,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
 from mimcore.evaluation.augment import resize, resize_nearest
-from mimcore.evaluation.masks import IGNORED, class_map
+from mimcore.evaluation.dense.masks import IGNORED, class_map
 from mimcore.evaluation.scenes import pad
 from mimcore.evaluation.task import Images
 
