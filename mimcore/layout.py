@@ -39,6 +39,11 @@ def examples(task: str) -> Path:
     return ARTIFACTS / "examples" / task
 
 
+def prepared(name: str) -> Path:
+    """Folder of what an objective learned of a subset: OBJECTIVE-SUBSET-SEED, or the name of a run beside the grid."""
+    return ARTIFACTS / "prepared" / name
+
+
 def run(name: str) -> Path:
     """Folder of a run artifact."""
     return ARTIFACTS / "runs" / name

@@ -28,6 +28,7 @@ VERBS = {
     "export": ["subset", "seed", "--out", "--params"],
     "features": ["pool", "--run", "--timm", "--checkpoint", "--pooling", "--batch-size", "--out", "--params"],
     "examples": ["task", "--params"],
+    "prepare": ["name", "--params"],
     "pretrain": ["run", "--params"],
     "evaluate": ["run", "task", "--params"],
     "floor": ["model", "task", "--params"],

@@ -18,7 +18,8 @@ from mimcore.cli.candidates import (
     variables_of,
 )
 from mimcore.errors import UserError
-from mimcore.study import Coordinates, Study
+from mimcore.runs import Coordinates, Phase
+from mimcore.study import Study
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,7 +121,8 @@ def forecast(law: Law = None, params: Params = PARAMS) -> None:
     total = silent = 0
     for objective in dict.fromkeys(at.objective for at in study.runs.values()):
         fit, made = _fit(law, objective)
-        waiting = [at for name, at in study.runs.items() if at.objective == objective and name not in made]
+        ahead = {name: at for name, at in study.runs.items() if at.objective == objective and name not in made}
+        waiting = [at for at in ahead.values() if not isinstance(at, Phase)]  # a law of first runs says nothing of them
         if waiting:
             variables, _ = variables_of(study, waiting, counter)
             mask = answers(fit, variables)

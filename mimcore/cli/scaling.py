@@ -9,6 +9,7 @@ import typer
 from mimcore import layout
 from mimcore.cli.base import ANSWER, PARAMS, PREPARE, WORK, Params, app
 from mimcore.errors import UserError
+from mimcore.runs import Phase
 from mimcore.study import Study
 
 
@@ -127,6 +128,7 @@ def _grid(study: Study) -> dict[str, object]:
             name: {
                 "coordinates": at.model_dump(include={"objective", "model", "subset", "schedule", "seed"}),
                 "definition": declared[name],
+                **({"after": at.after, "use": at.use} if isinstance(at, Phase) else {}),
             }
             for name, at in study.runs.items()
         },

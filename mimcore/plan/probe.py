@@ -27,6 +27,7 @@ from mimcore.evaluation.task import Context, Data
 from mimcore.models import encoder as encoders
 from mimcore.plan.work import Stage, fixed_images
 from mimcore.training.state import Run, start_run
+from mimcore.training.states import images_before
 from mimcore.training.step import speed_up, train_step
 from mimcore.training.validation import fixed_loss
 
@@ -39,6 +40,7 @@ LOADS = {
     "index": "mimcore.data.index",
     "sample": "mimcore.sampling.draw",
     "examples": "mimcore.sampling.examples",
+    "prepare": "mimcore.sampling.prepare",
     "pretrain": "mimcore.training.pretrain, torch._dynamo",  # which torch's optimisers load
     "evaluate": "mimcore.evaluation.run, torch._dynamo",
     "floor": "mimcore.evaluation.run, torch._dynamo",
@@ -75,7 +77,9 @@ class Probe:
             return None
         if stage.verb == "pretrain":
             run = _schedule(stage)
-            return float(start + found["step"] * run.steps + found["fixed"] * fixed_images(run, stage.images[0]))
+            before = images_before(stage.definition, run)
+            steps, fixed = run.steps - before // run.batch_size, fixed_images(run, stage.images[0], before)
+            return float(start + found["step"] * steps + found["fixed"] * fixed)
         train, test = _lengths(stage)
         first = self.times.get(_key(_first(stage)), 0.0)
         return float(start + first + found["start"] + found["train"] * train + found["test"] * test)
@@ -266,7 +270,8 @@ def _timed(stage: Stage) -> dict[str, Any]:
     """What a time is a time of: neither the seed nor the subset, and of lengths only what the step sees."""
     definition = stage.definition or {}
     if stage.verb == "pretrain":
-        return {part: definition[part] for part in ("objective", "model", "schedule")}
+        schedule = {name: value for name, value in definition["schedule"].items() if name != "keep_states"}
+        return {"objective": definition["objective"], "model": definition["model"], "schedule": schedule}
     model = definition["model"] if stage.verb == "floor" else definition["run"]["model"]
     return {"verb": stage.verb, "task": definition["task"], "model": model}
 

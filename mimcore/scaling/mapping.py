@@ -58,12 +58,12 @@ class Map(Definition):
     labels: tuple[str, ...] = ()
 
 
-#: The tidy table of a study, as ``collect`` writes it.
+#: The tidy table of a study, as ``collect`` writes it; not the phases that start from other weights, or learn from a teacher.
 RESULTS_MAP = Map.model_validate(
     {
         "metric": {"column": "value", "name": "val_loss"},
         "variables": {name: {"column": name} for name in ("encoder_params", "unique_images", "images_seen")},
-        "rows": "kind == 'run' and task == 'pretrain' and metric == 'val_loss'",
+        "rows": "kind == 'run' and task == 'pretrain' and metric == 'val_loss' and use != 'weights' and use != 'teacher'",
         "labels": ["run"],
     }
 )

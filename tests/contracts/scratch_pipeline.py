@@ -37,6 +37,7 @@ PARAMS: dict[str, Any] = {
         "seeds": ["s0"],
         "tasks": ["linear", "detection"],
         "extra": {},
+        "phases": {},
     },
     "fit": {"bootstrap": 200},
     "execution": {"device": "cpu", "threads": 1, "workers": 0},

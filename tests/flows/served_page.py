@@ -59,6 +59,7 @@ STUDY: dict[str, Any] = {
         "seeds": ["s0"],
         "tasks": ["knn"],
         "extra": {},
+        "phases": {},
     },
     "fit": {"bootstrap": 100},
     "execution": {"device": "cpu", "threads": 1, "workers": 0},
