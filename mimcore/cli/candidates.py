@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mimcore.cli.plan import _subset_images
 from mimcore.errors import UserError
-from mimcore.study import Coordinates, Study
+from mimcore.runs import Coordinates
+from mimcore.study import Study
 
 if TYPE_CHECKING:
     import numpy as np
