@@ -10,6 +10,8 @@ REPORT = ARTIFACTS / "report"
 CHECK = ARTIFACTS / "check.json"
 #: Forecasts of runs that were not made yet; committed to git, as no result may change them.
 FORECASTS = Path("forecasts.json")
+#: Runs that were finished elsewhere; committed to git, as no stage makes them.
+IMPORTED = Path("imported.json")
 
 
 def listing(pool: str) -> Path:

@@ -207,6 +207,16 @@ class Study:
             if getattr(extra, key) not in listed:
                 yield f".{key}: '{getattr(extra, key)}' must also be in study.{key}s, which draws the subset."
 
+    def _claims_of_nothing(self) -> Iterator[str]:
+        """Names in ``fit.claims`` that are none of the study's."""
+        from mimcore.scaling.claim import Claim, Coordinate, mistakes
+
+        coordinates: tuple[Coordinate, ...] = ("objective", "model", "subset", "schedule", "seed")
+        known = {name: {str(getattr(at, name)) for at in self.runs.values()} for name in coordinates}
+        metrics = {name: registry.load("task", self.module("tasks", name)).METRICS for name in self.grid.tasks}
+        for name, options in (self.fit.get("claims") or {}).items():
+            yield from mistakes(Claim.model_validate(options), known, metrics, f"fit.claims.{name}")
+
     def _unfit(self, phase: Phase) -> Iterator[str]:
         """What keeps a phase from taking what it uses of the run before it; every option is right by itself."""
         from mimcore.models.encoder import Config as ModelConfig
@@ -239,10 +249,10 @@ class Study:
         """
         from mimcore.models.encoder import Config as ModelConfig
         from mimcore.sampling.draw import mistakes
-        from mimcore.scaling.fit import Config as FitConfig
+        from mimcore.scaling.fit_options import Config as FitConfig
         from mimcore.training.schedule import Schedule
 
-        wrong = problems(FitConfig, self.fit, "fit")
+        wrong = problems(FitConfig, self.fit, "fit") or list(self._claims_of_nothing())
         for kind, config in (("models", ModelConfig), ("schedules", Schedule)):
             for name, options in self.definitions[kind].items():
                 wrong += problems(config, options, f"{kind}.{name}")

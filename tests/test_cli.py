@@ -38,7 +38,22 @@ VERBS = {
     "results": [],
     "explain": ["stage"],
     "plan": ["--gpu", "--utilisation", "--gpus", "--price", "--probe", "--all", "--json", "--params"],
-    "advise": ["--budget", "--count", "--target", "--objective", "--law", "--write", "--json", "--params"],
+    "import-runs": ["table", "--map", "--params"],
+    "advise": [
+        "--budget",
+        "--gpu-hours",
+        "--gpu",
+        "--utilisation",
+        "--count",
+        "--candidates",
+        "--map",
+        "--target",
+        "--objective",
+        "--law",
+        "--write",
+        "--json",
+        "--params",
+    ],
     "forecast": ["--law", "--params"],
     "look": ["subset", "seed", "--params"],
     "bench-data": ["what", "--run", "--seconds", "--json", "--params"],
@@ -52,7 +67,7 @@ VERBS = {
         "--objective",
         "--params",
     ],
-    "export-model": ["run", "--out"],
+    "publish": ["run", "--out", "--license", "--data"],
 }
 
 

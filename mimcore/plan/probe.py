@@ -237,7 +237,7 @@ def _noise(count: int, image_size: int | tuple[int, int], channels: int) -> np.n
 
 
 def _examples(count: int, encoder: encoders.Encoder, needs: str) -> Any:
-    """Noise with labels, or with two boxes to an image."""
+    """Noise with labels, or with two boxes to an image and, where they are needed, their masks."""
     images = _noise(count, encoder.image_size, encoder.channels)
     height, width = images.shape[2:]
     random = np.random.default_rng(1)
@@ -252,7 +252,18 @@ def _examples(count: int, encoder: encoders.Encoder, needs: str) -> Any:
         "box_areas": pa.array([[areas] * 2] * count, pa.list_(pa.float32())),
         "box_crowd": pa.array([[False] * 2] * count, pa.list_(pa.bool_())),
     }
+    if needs == "masks":
+        columns["masks"] = [_rectangles(image, height, width) for image in boxes]
     return _Table(images, columns)
+
+
+def _rectangles(boxes: np.ndarray, height: int, width: int) -> list[str]:
+    from mimcore.evaluation.dense.masks import encode_masks
+
+    masks = np.zeros((len(boxes), height, width), np.uint8)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes.round().astype(int), strict=True):
+        mask[y0:y1, x0:x1] = 1
+    return [code["counts"] for code in encode_masks(masks)]
 
 
 def _timed(stage: Stage) -> dict[str, Any]:

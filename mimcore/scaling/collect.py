@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,8 @@ import pyarrow.parquet as pq
 from mimcore import artifacts
 from mimcore.errors import UserError
 from mimcore.scaling.export import curve_points, headline, scaling_points, write_csv
+from mimcore.scaling.imported import COORDINATES, FACTS, read_imported, rows_of
 from mimcore.scaling.table import OF_PHASES, PRETRAIN, VAL_LOSS, VAL_MINIMUM, Row, write_results
-
-COORDINATES = ("objective", "model", "subset", "schedule", "seed")
-FACTS = ("unique_images", "images_seen", "encoder_params", "flops")
 
 #: Columns of ``curves.parquet``: every run's curve beside its coordinates.
 CURVES = pa.schema(
@@ -30,7 +28,9 @@ CURVES = pa.schema(
 )
 
 
-def collect(study: Mapping[str, Any], artifact_root: Path, output: Path) -> dict[str, Any]:
+def collect(
+    study: Mapping[str, Any], artifact_root: Path, output: Path, imported: Path = Path("imported.json")
+) -> dict[str, Any]:
     """Write the results of a study: tables, the headline metric, and what DVC plots.
 
     Args:
@@ -39,14 +39,18 @@ def collect(study: Mapping[str, Any], artifact_root: Path, output: Path) -> dict
             folder is taken.
         artifact_root: the folder with ``runs``, ``evals`` and ``floors``.
         output: the folder to write: ``results.parquet``, ``curves.parquet``, ``headline.json``, ``notes.json`` (title,
-            library versions), ``scaling.csv`` and ``curves.csv``.
+            library versions, how many runs were imported from which table), ``scaling.csv`` and ``curves.csv``.
+        imported: the file of runs that were finished elsewhere; it may be missing. Their rows have the source ``imported``.
 
     Returns:
-        ``runs`` and ``rows`` (counts) and ``warnings`` (sentences).
+        ``runs``, ``imported`` and ``rows`` (counts) and ``warnings`` (sentences).
 
     Raises:
-        UserError: an artifact is missing, was made by another definition, or lacks a number.
+        UserError: an artifact is missing, was made by another definition, or lacks a number; an imported run has the name of one
+            of the study's.
     """
+    elsewhere = read_imported(imported)
+    strangers = rows_of(elsewhere, study["runs"], imported)
     _refuse_missing(study, artifact_root)
     versions: dict[str, set[str]] = defaultdict(set)
     rows: list[Row] = []
@@ -72,8 +76,14 @@ def collect(study: Mapping[str, Any], artifact_root: Path, output: Path) -> dict
             path = artifact_root / "floors" / model / task
             rows += _subject_rows(path, _load(path, definition, versions), task, {"model": model})
     with artifacts.directory(output) as folder:
-        _write(folder, rows, curves, versions, str(study.get("title", "Scaling study")))
-    return {"runs": len(study["runs"]), "rows": len(rows), "warnings": mixed_libraries(versions)}
+        files = dict(sorted(Counter(one["file"] for one in elsewhere).items()))
+        _write(folder, [*rows, *strangers], curves, versions, str(study.get("title", "Scaling study")), files)
+    return {
+        "runs": len(study["runs"]),
+        "imported": len(elsewhere),
+        "rows": len(rows),
+        "warnings": mixed_libraries(versions),
+    }
 
 
 def mixed_libraries(versions: Mapping[str, Iterable[str]]) -> list[str]:
@@ -184,9 +194,10 @@ def _subject_rows(folder: Path, metrics: Mapping[str, Any], task: str, coordinat
 
 def _row(kind: str, task: str, metric: str, entry: Mapping[str, Any], about: Mapping[str, Any], where: str) -> Row:
     error = entry.get("standard_error")
+    known: dict[str, Any] = {name: about.get(name) for name in ("run", *COORDINATES, *FACTS, *OF_PHASES)}
     return Row(
         kind=kind,
-        **{name: about.get(name) for name in ("run", *COORDINATES, *FACTS, *OF_PHASES)},
+        **known,
         task=task,
         metric=metric,
         value=_finite(entry.get("value"), f"{where}.value"),
@@ -219,7 +230,12 @@ def _finite(value: Any, where: str) -> float:
 
 
 def _write(
-    folder: Path, rows: Sequence[Row], curves: list[dict[str, Any]], versions: Mapping[str, set[str]], title: str
+    folder: Path,
+    rows: Sequence[Row],
+    curves: list[dict[str, Any]],
+    versions: Mapping[str, set[str]],
+    title: str,
+    imported: Mapping[str, int],
 ) -> None:
     write_results(folder / "results.parquet", rows)
     pq.write_table(pa.Table.from_pylist(curves, schema=CURVES), folder / "curves.parquet")
@@ -228,6 +244,7 @@ def _write(
         "title": title,
         "libraries": {name: sorted(found) for name, found in sorted(versions.items())},
         "warnings": mixed_libraries(versions),
+        "imported": imported,
     }
     artifacts.write_json(folder / "notes.json", notes)
     write_csv(folder / "scaling.csv", scaling_points(rows))

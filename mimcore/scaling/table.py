@@ -28,12 +28,17 @@ SCHEMA = pa.schema(
         ("standard_error", pa.float64()),
         ("higher_is_better", pa.bool_()),
         ("headline", pa.bool_()),
+        ("source", pa.string()),
+        ("imported_from", pa.string()),
         ("after", pa.string()),
         ("use", pa.string()),
         ("total_images_seen", pa.int64()),
         ("total_flops", pa.float64()),
     ]
 )
+
+#: Values of the column ``source``: a run of the study, or one that was finished elsewhere.
+MADE, IMPORTED = "made", "imported"
 
 #: Columns that say what came before a run; a table of a study without phases may lack them.
 OF_PHASES = ("after", "use", "total_images_seen", "total_flops")
@@ -44,6 +49,8 @@ VAL_LOSS = (PRETRAIN, "val_loss")
 SEEN_LOSS = (PRETRAIN, "seen_loss")
 #: The lowest validation loss along the curve, which ``collect`` reads off it.
 VAL_MINIMUM = (PRETRAIN, "val_loss_minimum")
+#: Between the name of a second phase's run and what it started from, as in ``wsp-tiny-n64-short-s0-after-mae-n64-long``.
+AFTER = "-after-"
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ class Row:
     standard_error: float | None
     higher_is_better: bool
     headline: bool
+    source: str = MADE
+    imported_from: str | None = None
     after: str | None = None
     use: str | None = None
     total_images_seen: int | None = None
@@ -102,7 +111,7 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A run and its numbers; ``values`` is keyed by (task, metric)."""
+    """A run and its numbers; ``values`` is keyed by (task, metric). An imported one may have no more than a validation loss."""
 
     name: str
     setting: Setting
@@ -114,6 +123,9 @@ class Run:
     flops: float
     values: dict[tuple[str, str], float]
     errors: dict[tuple[str, str], float | None]
+    #: The run that a second phase started from, without its model and seed; None where the run started from nothing.
+    after: str | None = None
+    source: str = MADE
 
     @property
     def gap(self) -> float:
@@ -156,11 +168,16 @@ def read_results(path: Path) -> list[Row]:
     return rows
 
 
-def runs_of(rows: Sequence[Row]) -> list[Run]:
-    """Gather the rows of each run, ordered by objective, model (fewest parameters first), schedule, size and seed."""
+def runs_of(rows: Sequence[Row], *, imported: bool = False) -> list[Run]:
+    """Gather the rows of each run, ordered by objective, model (fewest parameters first), schedule, size and seed.
+
+    Args:
+        rows: the table.
+        imported: whether runs that were finished elsewhere are wanted too: they are evidence for a law, and not of the study.
+    """
     grouped: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.kind == "run":
+        if row.kind == "run" and (imported or row.source == MADE):
             grouped[str(row.run)].append(row)
     firsts = {name: group[0] for name, group in grouped.items()}
     runs = [_run(name, group, firsts) for name, group in grouped.items()]
@@ -185,8 +202,12 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
 
 
 def headlines_of(rows: Iterable[Row]) -> list[Measure]:
-    """List the headline of each task that runs have, pretraining first."""
-    found = {Measure(row.task, row.metric, row.higher_is_better) for row in rows if row.kind == "run" and row.headline}
+    """List the headline of each task that the study's runs have, pretraining first."""
+    found = {
+        Measure(row.task, row.metric, row.higher_is_better)
+        for row in rows
+        if row.kind == "run" and row.headline and row.source == MADE
+    }
     return sorted(found, key=lambda measure: (measure.task != PRETRAIN, measure))
 
 
@@ -236,7 +257,8 @@ def _run(name: str, rows: Sequence[Row], runs: Mapping[str, Row]) -> Run:
     if None in facts or None in (first.objective, first.model, first.schedule):
         raise UserError(f"the results of {name} lack its coordinates or its facts; run 'dvc repro collect'.")
     values = {(row.task, row.metric): row.value for row in rows}
-    for key in (VAL_LOSS, SEEN_LOSS, VAL_MINIMUM):
+    after = None if first.use == "state" else name.partition(AFTER)[2] or None
+    for key in (VAL_LOSS, SEEN_LOSS, VAL_MINIMUM) if first.source == MADE else (VAL_LOSS,):
         if key not in values:
             raise UserError(f"the results of {name} lack {key[1]}; run 'dvc repro collect'.")
     return Run(
@@ -250,6 +272,8 @@ def _run(name: str, rows: Sequence[Row], runs: Mapping[str, Row]) -> Run:
         flops=float(first.flops or 0.0),
         values=values,
         errors={(row.task, row.metric): row.standard_error for row in rows},
+        after=after,
+        source=first.source,
     )
 
 

@@ -161,6 +161,7 @@ def start_run(
             begin_after(encoder, after)
     else:
         begin(encoder, objective, model)
+    objective.started()
     encoders.place(objective, device)
     objective.train()
     optimizer = build_optimizer(objective, schedule)

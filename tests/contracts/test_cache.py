@@ -208,6 +208,9 @@ def artifacts(root: Path) -> dict[str, bytes]:
         ("mimcore/sampling/prepare.py", PREPARE),
         ("mimcore/models/decoder.py", [*PREPARE, *PRETRAIN]),
         ("mimcore/models/encoder.py", [*PREPARE, *PRETRAIN, *EVALUATE, *FLOORS]),
+        ("mimcore/scaling/choose.py", ["fit"]),
+        ("mimcore/scaling/imported.py", ["collect"]),
+        ("mimcore/scaling/import_runs.py", []),
         ("mimcore/cli/scaling.py", []),
         ("mimcore/study.py", []),
         ("mimcore/layout.py", []),
@@ -229,6 +232,11 @@ def test_an_edit_of_code_that_does_no_work_runs_the_check_alone(pipeline: Pipeli
 def test_an_edit_of_a_listing_indexes_that_pool(pipeline: Pipeline) -> None:
     with pipeline.edited("listings/digits.json", "\n"):
         assert pipeline.stale() == {"index@digits"}
+
+
+def test_imported_runs_are_gathered_anew_and_nothing_is_trained(pipeline: Pipeline) -> None:
+    with pipeline.edited("imported.json", "\n"):
+        assert pipeline.stale() == {"collect"}
 
 
 def test_a_new_model_leaves_the_others_alone(pipeline: Pipeline) -> None:

@@ -130,7 +130,7 @@ class Place:
 
 def copy_tracked(root: Path) -> None:
     """Copy what a study needs of the tracked tree, as it is on disk."""
-    wanted = ("mimcore", "dvc.yaml", "forecasts.json", ".dvc", ".dvcignore", ".gitignore")
+    wanted = ("mimcore", "dvc.yaml", "forecasts.json", "imported.json", ".dvc", ".dvcignore", ".gitignore")
     listed = subprocess.run(
         ["git", "ls-files", "-z", *wanted], cwd=CHECKOUT, capture_output=True, text=True, check=False
     )

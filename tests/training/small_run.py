@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mimcore import artifacts
 from mimcore.execution import Execution
 from mimcore.training import loop
 from mimcore.training import pretrain as stage
@@ -122,7 +123,21 @@ def train(
     return trained
 
 
-def train_in_child(root: Path, name: str, save_at: int = -1, kill_at: int = -1, **options: Any) -> tuple[int, Trained]:
+def digest(run: Run) -> str:
+    """Of this rank's tensors of the objective."""
+    state = run.objective.state_dict()
+    parts = {name: getattr(tensor, "to_local", lambda _t=tensor: _t)() for name, tensor in state.items()}
+    return artifacts.digest({name: part.tolist() for name, part in parts.items()})
+
+
+def train_in_child(
+    root: Path,
+    name: str,
+    save_at: int = -1,
+    kill_at: int = -1,
+    objective: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> tuple[int, Trained]:
     """Pretrain in a process of its own, that may be killed.
 
     Args:
@@ -130,6 +145,7 @@ def train_in_child(root: Path, name: str, save_at: int = -1, kill_at: int = -1, 
         name: of the run.
         save_at: finished steps at which the one checkpoint is written.
         kill_at: finished steps at which the process is killed, right after the checkpoint if it is the same step.
+        objective: another one than ``OBJECTIVE``.
         options: of execution.
 
     Returns:
@@ -137,7 +153,7 @@ def train_in_child(root: Path, name: str, save_at: int = -1, kill_at: int = -1, 
     """
     context = get_context("forkserver")  # imports torch once, for all children
     context.set_forkserver_preload(["mimcore.training.pretrain", "mimcore.objectives.mae"])
-    child = context.Process(target=_child, args=(root, name, save_at, kill_at, options))
+    child = context.Process(target=_child, args=(root, name, save_at, kill_at, objective, options))
     child.start()
     child.join(120)
     told = root / f"{name}.told.json"
@@ -146,7 +162,14 @@ def train_in_child(root: Path, name: str, save_at: int = -1, kill_at: int = -1, 
     return child.exitcode, trained
 
 
-def _child(root: Path, name: str, save_at: int, kill_at: int, options: dict[str, Any]) -> None:
+def _child(
+    root: Path,
+    name: str,
+    save_at: int,
+    kill_at: int,
+    objective: Mapping[str, Any] | None,
+    options: dict[str, Any],
+) -> None:
     save, step = Checkpoints.save, loop.train_step
 
     def save_once(checkpoints: Checkpoints, run: Run) -> None:
@@ -160,7 +183,8 @@ def _child(root: Path, name: str, save_at: int, kill_at: int, options: dict[str,
         step(run, images, read)
 
     Checkpoints.save, loop.train_step = save_once, step_and_die  # type: ignore[method-assign]
-    trained = train(root, name, checkpoint_seconds=1e-9, **options)
+    declared = definition() | ({"objective": objective} if objective else {})
+    trained = train(root, name, declared, checkpoint_seconds=1e-9, **options)
     (root / f"{name}.told.json").write_text(json.dumps(trained.told))
 
 
