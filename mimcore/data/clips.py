@@ -61,8 +61,12 @@ def read_frames(data: bytes, numbers: Sequence[int]) -> U8:
         UserError: it takes PyAV, which is missing.
     """
     wanted, found = set(numbers), dict[int, U8]()
-    pictures = _animation(data, wanted) if _is_animation(data) else (
-        frame.to_ndarray(format="rgb24") if number in wanted else None for number, frame in enumerate(_video(data))
+    pictures = (
+        _animation(data, wanted)
+        if _is_animation(data)
+        else (
+            frame.to_ndarray(format="rgb24") if number in wanted else None for number, frame in enumerate(_video(data))
+        )
     )
     for number, picture in enumerate(pictures):
         if picture is not None:
@@ -76,7 +80,9 @@ def animate(frames: Sequence[U8], milliseconds: int = 40) -> bytes:
     """Encode frames, uint8 ``(H, W, 3)`` each, as a lossless animated WebP; equal neighbours are to be avoided, as they merge."""
     first, *rest = [Image.fromarray(frame) for frame in frames]
     file = io.BytesIO()
-    first.save(file, "WEBP", save_all=True, append_images=rest, duration=milliseconds, lossless=True, quality=0, method=0)
+    first.save(
+        file, "WEBP", save_all=True, append_images=rest, duration=milliseconds, lossless=True, quality=0, method=0
+    )
     return file.getvalue()
 
 
@@ -97,7 +103,9 @@ def _video(data: bytes) -> Iterator[Any]:
     try:
         import av
     except ImportError:
-        raise UserError("a clip is no animation, and PyAV, which decodes videos, is missing; pip install 'mimcore[video]'.") from None
+        raise UserError(
+            "a clip is no animation, and PyAV, which decodes videos, is missing; pip install 'mimcore[video]'."
+        ) from None
     with _explained(), av.open(io.BytesIO(data)) as container:
         if not container.streams.video:
             raise DecodeError("no video stream")

@@ -107,10 +107,10 @@ def _paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> tuple[dict[
     Places are sampled to a fraction of a pixel, as in Detectron2; torchvision rounds the boxes, which small ones do not bear.
     """
     found = []
-    for mask, (x0, y0, x1, y1) in zip(masks.split(1), boxes.tolist(), strict=True):
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist(), strict=True):
         across = (torch.arange(width) + 0.5 - x0) / max(x1 - x0, 1e-6) * 2 - 1
         down = (torch.arange(height) + 0.5 - y0) / max(y1 - y0, 1e-6) * 2 - 1
         places = torch.stack([across.expand(height, width), down[:, None].expand(height, width)], 2)
-        whole = F.grid_sample(mask, places[None].to(mask), padding_mode="zeros", align_corners=False)[:, 0] > 0.5
+        whole = F.grid_sample(mask[None], places[None].to(mask), padding_mode="zeros", align_corners=False)[:, 0] > 0.5
         found += encode_masks(whole.numpy())
     return tuple(found)
