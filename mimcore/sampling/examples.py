@@ -13,8 +13,8 @@ from mimcore import artifacts, registry
 from mimcore.data.splits import pick, read_split
 from mimcore.errors import UserError
 
-#: The column of the index that holds what a task needs to know of every image (``NEEDS`` of its module).
-COLUMNS = {"labels": "label", "boxes": "boxes", "masks": "masks"}
+#: The columns of the index that hold what a task needs to know of every image (``NEEDS`` of its module).
+COLUMNS = {"labels": ("label",), "boxes": ("boxes",), "masks": ("masks",), "clips": ("frames", "label")}
 
 
 def choose(task: str, options: Mapping[str, Any], index: Path, output: Path) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def choose(task: str, options: Mapping[str, Any], index: Path, output: Path) -> 
     Raises:
         UserError: more images are asked for than there are, or some lack what the task needs to know of them.
     """
-    column = COLUMNS[registry.constant("task", str(options["module"]), "NEEDS")]
+    needs = registry.constant("task", str(options["module"]), "NEEDS")
     card = artifacts.read_json(index / "card.json")
     parts = {}
     for part, split in (("train", "train"), ("test", "val")):
@@ -44,9 +44,10 @@ def choose(task: str, options: Mapping[str, Any], index: Path, output: Path) -> 
                 f"{'training' if part == 'train' else 'validation'} split."
             )
         # Now, not when the task is evaluated, since pretraining lies between.
-        unknown = _unknown(rows[column]) if column in rows.column_names else len(rows)
-        if unknown or not len(rows):
-            raise UserError(_lacking(task, card["pool"], column, part, unknown, len(rows)))
+        for column in COLUMNS[needs]:
+            unknown = _unknown(rows[column]) if column in rows.column_names else len(rows)
+            if unknown or not len(rows):
+                raise UserError(_lacking(task, card["pool"], needs, column, part, unknown, len(rows)))
         parts[part] = rows if images is None else pick(rows, int(images), f"examples/{part}")
     summary = {
         "task": task,
@@ -73,12 +74,11 @@ def _unknown(values: pa.ChunkedArray) -> int:
     return int(missing.sum())
 
 
-def _lacking(task: str, pool: str, column: str, part: str, unknown: int, images: int) -> str:
+def _lacking(task: str, pool: str, needs: str, column: str, part: str, unknown: int, images: int) -> str:
     if not images:
         return f"tasks.{task}: pool '{pool}' has no image to {part} on; give it a 'train' and a 'val' split."
-    what = next(name for name, known in COLUMNS.items() if known == column)
     return (
-        f"tasks.{task}: the task needs {what}, and {unknown} of the {images} images of pool '{pool}' to {part} on have none; "
+        f"tasks.{task}: the task needs {needs}, and {unknown} of the {images} images of pool '{pool}' to {part} on have none; "
         f"add '{column}' to the pool's annotations, point the task at another pool, or take it out of study.tasks."
     )
 
