@@ -133,10 +133,12 @@ def read_results(path: Path) -> list[Row]:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} is not a Parquet file ({error}); delete it and run 'dvc repro'.") from None
-    absent = [name for name in SCHEMA.names if name not in table.column_names]
+    # Tables from before runs could be imported, such as last night's, lack what says so: all of them were made.
+    known = [name for name in SCHEMA.names if name in table.column_names]
+    absent = [name for name in SCHEMA.names if name not in (*known, "source", "imported_from")]
     if absent:
         raise UserError(f"{path} lacks the columns {', '.join(absent)}; delete it and run 'dvc repro'.")
-    rows = [Row(**row) for row in table.select(SCHEMA.names).to_pylist()]
+    rows = [Row(**row) for row in table.select(known).to_pylist()]
     for row in rows:
         if row.value is None or not math.isfinite(row.value):
             where = row.run or f"{row.kind} {row.model}"

@@ -194,3 +194,9 @@ def test_a_table_with_a_hole_is_refused(tmp_path, whole_study):
         read_results(tmp_path / "r.parquet")
     with pytest.raises(UserError, match="dvc repro"):
         read_results(tmp_path / "absent.parquet")
+
+
+def test_a_table_from_before_runs_could_be_imported_is_read(whole_study, tmp_path):
+    table = pq.read_table(whole_study / "results" / "results.parquet")
+    pq.write_table(table.drop_columns(["source", "imported_from"]), tmp_path / "old.parquet")
+    assert read_results(tmp_path / "old.parquet") == read_results(whole_study / "results" / "results.parquet")
