@@ -65,6 +65,7 @@ def fit(
     params: Params = PARAMS,
 ) -> None:
     """Fit scaling laws to the study's results, or one law to any TABLE (with --law and --out)."""
+    from mimcore.scaling.choose import sentences
     from mimcore.scaling.fit import fit as work
 
     if table is None:
@@ -72,7 +73,8 @@ def fit(
             raise UserError(
                 "--map, --law, --holdout and --out are for a table: mimcore fit TABLE --law NAME --out FIT.json."
             )
-        work(layout.RESULTS / "results.parquet", Study.read(params).fit, layout.FIT)
+        found = work(layout.RESULTS / "results.parquet", Study.read(params).fit, layout.FIT)
+        print(*sentences(found["laws"]), sep="\n")
         return
     if law is None or out is None:
         raise UserError("mimcore fit TABLE needs --law NAME and --out FIT.json.")
