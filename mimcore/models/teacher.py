@@ -41,7 +41,7 @@ class RunOptions(LayerOptions):
 class TimmOptions(pretrained.TimmOptions, LayerOptions):
     """A model of timm, such as CLIP's, DINO's or EVA's encoders.
 
-    The targets of EVA are the last layer of CLIP's image encoder after its last norm (Fang et al. 2023, section 2.1), the defaults here.
+    The targets of EVA are the last layer of CLIP's image encoder after its last norm (Fang et al. 2023, section 2), the defaults here.
     """
 
     kind: Literal["timm"]

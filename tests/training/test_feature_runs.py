@@ -15,6 +15,7 @@ import pytest
 import small_run
 import timm
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from small_run import FILES, Trained
 
@@ -149,6 +150,15 @@ def test_a_teacher_is_counted_with_its_forward_pass_and_keeps_nothing_for_the_ba
     batch = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     kept = [activation_bytes(run, batch) for run in runs]
     assert kept[1] == pytest.approx(kept[0], rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["maskfeat", "data2vec", "eva"])
+def test_the_recipes_of_the_page_are_options_that_go_together(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs/objectives.md").read_text(encoding="utf-8")
+    (recipe,) = [yaml.safe_load(line) for line in page.splitlines() if line.startswith(f"      {name}:")]
+    model = {"patch_size": 14 if name == "eva" else 16, "embed_dim": 32, "depth": 6, "num_heads": 2}
+    cost = trace(model, recipe[name])
+    assert cost.training > 2 * cost.forward > 0 if name == "maskfeat" else cost.training > cost.forward > 0
 
 
 @pytest.mark.parametrize("teacher", [{"kind": "run"}, {"kind": "run", "image_size": 64}, AVERAGE["teacher"]])
