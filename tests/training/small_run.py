@@ -82,7 +82,7 @@ class Trained:
     told: list[int] = field(default_factory=list)
 
     def bytes(self) -> dict[str, bytes]:
-        return {file.name: file.read_bytes() for file in sorted(self.folder.iterdir())}
+        return {file.name: file.read_bytes() for file in sorted(self.folder.iterdir()) if file.is_file()}
 
     def metrics(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / "metrics.json").read_text())
@@ -93,8 +93,15 @@ def provenance(root: Path, name: str) -> Path:
     return root / f"artifacts/provenance/runs/{name}.json"
 
 
-def train(root: Path, name: str, declared: Mapping[str, Any] | None = None, **options: Any) -> Trained:
-    """Pretrain in this process; ``options`` are those of execution."""
+def train(
+    root: Path,
+    name: str,
+    declared: Mapping[str, Any] | None = None,
+    after: Path | None = None,
+    prepared: Path | None = None,
+    **options: Any,
+) -> Trained:
+    """Pretrain in this process; ``after`` is the run that a phase follows, ``options`` are those of execution."""
     declared = definition() if declared is None else declared
     torch.set_num_threads(1)
     trained = Trained(root / "artifacts/runs" / name)
@@ -110,6 +117,8 @@ def train(root: Path, name: str, declared: Mapping[str, Any] | None = None, **op
         execution(**options),
         torch.device("cpu"),
         lambda phase, done, total, words: trained.told.append(done),
+        prepared,
+        after,
     )
     return trained
 
