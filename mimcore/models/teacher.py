@@ -211,10 +211,13 @@ def build(options: Any, student: Encoder, grid: tuple[int, int], given: Given) -
             raise UserError(
                 "objectives.teacher: 'run' is the encoder of another run; name it under study.phases, as 'after' with 'use: teacher'."
             )
-        source = student if given.teacher is None else _loaded(given.teacher)
-        if given.teacher is None and given.teacher_model is not None:
-            source = encoders.build(resolve(encoders.Config, given.teacher_model, "models"))
-        network = _of_run(options, source)
+        if given.teacher is not None:
+            network = _of_run(options, _loaded(given.teacher))
+        elif given.teacher_model is not None:
+            network = _of_run(options, encoders.build(resolve(encoders.Config, given.teacher_model, "models")))
+        else:  # nothing is known of it: one like the student
+            options = options.model_copy(update={"image_size": None})
+            network = _of_run(options, student)
     else:
         network = _of_timm(options, given.root)
     width = _width(network, options, student, grid)
