@@ -25,7 +25,7 @@ from mimcore.definition import resolve
 from mimcore.evaluation.recipe import Recipe
 from mimcore.evaluation.task import Context, Data
 from mimcore.models import encoder as encoders
-from mimcore.plan.work import Stage, fixed_images
+from mimcore.plan.work import Stage, fixed_images, foreseen
 from mimcore.training.state import Run, start_run
 from mimcore.training.states import images_before
 from mimcore.training.step import speed_up, train_step
@@ -102,7 +102,8 @@ class Probe:
 
     def _run(self, stage: Stage) -> dict[str, float]:
         """Seconds of a step, and of an image in validation."""
-        run = start_run({**(stage.definition or {}), "seed": "s0"}, self.device)
+        definition = {**(stage.definition or {}), "seed": "s0"}
+        run = start_run(definition, self.device, given=foreseen(definition))
         images = _noise(run.schedule.batch_size, run.encoder.image_size, run.encoder.channels)
         batch = torch.from_numpy(images)
         speed_up(run, self.execution, batch[:2])

@@ -10,12 +10,18 @@ from mimcore import artifacts, registry
 from mimcore.definition import resolve
 from mimcore.evaluation.recipe import Recipe
 from mimcore.models import encoder as encoders
+from mimcore.models.objective import NOTHING, Given
 from mimcore.training.flops import Cost, encoder_flops, trace
 from mimcore.training.schedule import Schedule
 from mimcore.training.states import images_before
 
 #: Bytes of a weight in ``encoder.safetensors``.
 FLOAT32 = 4
+
+
+def foreseen(definition: Mapping[str, Any]) -> Given:
+    """What the objective of a run is given while nothing is made yet: of a teacher, its model."""
+    return Given(teacher_model=definition["after"]["model"]) if definition.get("use") == "teacher" else NOTHING
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,11 @@ class Counter:
 
     def cost(self, definition: Mapping[str, Any]) -> Cost:
         """What an image costs a run of this definition."""
-        key = artifacts.digest({part: definition[part] for part in ("model", "objective")})
+        given = foreseen(definition)
+        parts = {"teacher": given.teacher_model, **{part: definition[part] for part in ("model", "objective")}}
+        key = artifacts.digest(parts)
         if key not in self._costs:
-            self._costs[key] = trace(definition["model"], definition["objective"])
+            self._costs[key] = trace(definition["model"], definition["objective"], given)
         return self._costs[key]
 
     def _run(self, stage: Stage) -> Counted:
