@@ -1,5 +1,6 @@
 """A text tower beside an image encoder, the projections of both into one space, and their files in a run artifact."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from mimcore import artifacts
 from mimcore.errors import UserError
-from mimcore.models.encoder import Encoder
+from mimcore.models.encoder import Encoder, load
 from mimcore.models.families import Module
 from mimcore.models.pooling import Kind, Pooling
 from mimcore.models.tokenizer import Tokenizer, TokenizerOptions, from_description
@@ -110,7 +111,8 @@ class TextTransformer(nn.Module):
         how: dict[str, Any] = {"is_causal": True} if self.causal else {"attn_mask": attended(valid)}
         for block in self.blocks:
             x = block(x, **how)
-        return x
+        found: Tensor = x
+        return found
 
 
 def ends(tokens: Tensor, end: int) -> Tensor:
@@ -148,7 +150,7 @@ class Projection(nn.Module):
         self.projection = nn.Linear(module.num_features, outputs, bias=False)
         nn.init.normal_(self.projection.weight, std=module.num_features**-0.5)  # CLIP's released code
         #: Logarithm of the scale, a vector of one, which FSDP can take apart.
-        self.log_scale = nn.Parameter(torch.full((1,), -torch.log(torch.tensor(initial_temperature)).item()))
+        self.log_scale = nn.Parameter(torch.full((1,), -math.log(initial_temperature)))
         self.max_scale = max_scale
 
     def forward(self, encoder: Encoder | Module, images: Tensor, kept: Tensor | None = None) -> Tensor:
@@ -168,8 +170,7 @@ class Projection(nn.Module):
     @torch.no_grad()
     def clamp(self) -> None:
         """Keep the scale within 1 and its bound, as CLIP does after each step (Radford et al. 2021, section 2.5)."""
-        highest = torch.log(torch.tensor(self.max_scale)).item()
-        self.log_scale.clamp_(0.0, highest)
+        self.log_scale.clamp_(0.0, math.log(self.max_scale))
 
 
 class TextTower(nn.Module):
@@ -237,8 +238,6 @@ def load_projection(folder: Path) -> Projection:
     Raises:
         UserError: the run has none, or a file is broken.
     """
-    from mimcore.models.encoder import load
-
     described = artifacts.read_json(folder / DESCRIPTION)
     options = TextOptions.model_validate(described["options"])
     projection = Projection(

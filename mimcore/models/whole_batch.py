@@ -45,12 +45,12 @@ class WholeBatch(Trained):
         """
         embedded = self.embed(images, drawn)
         if weights is None:
-            return self.together(embedded)
+            return self.compare_all(embedded)
         if not weights:
             return embedded
         return {"loss": torch.stack([(embedded[name] * weight).sum() for name, weight in weights.items()]).sum()}
 
-    def together(self, embedded: Embedded) -> dict[str, Tensor]:
+    def compare_all(self, embedded: Embedded) -> dict[str, Tensor]:
         """``compare`` over the ranks, in training; validation batches are each rank's own."""
         if self.gathering and self.training:
             embedded = {name: gathered(rows) for name, rows in embedded.items()}
