@@ -187,7 +187,7 @@ class TextTower(nn.Module):
         return functional.normalize(self.transformer(tokens).float(), dim=-1)
 
 
-def read_captions(rows: pa.Table, tokenizer: Tokenizer, options: TextOptions, prepared: bool) -> dict[str, Tensor]:
+def read_captions(rows: pa.Table, tokenizer: Tokenizer, options: TokenizerOptions, prepared: bool) -> dict[str, Tensor]:
     """The captions of B images.
 
     Returns:
