@@ -88,6 +88,9 @@ class Trained(nn.Module):
         """
         return None
 
+    def started(self) -> None:
+        """Begin what follows the weights: the initial ones are in place now, and no step is taken."""
+
     def after_step(self, step: int, steps: int) -> None:
         """Change what follows the weights, such as a running average of them.
 

@@ -16,6 +16,7 @@ from mimcore.training.live import Watch
 from mimcore.training.reading import reading
 from mimcore.training.signals import heeded
 from mimcore.training.state import Run
+from mimcore.training.states import FOLDER, keep
 from mimcore.training.step import train_step
 from mimcore.training.validation import validate
 
@@ -68,6 +69,8 @@ def train_loop(
                 refuse_skipped(run)
             if run.step in points:
                 validate(run, tables)
+            if run.images_seen in schedule.keep_states:
+                keep(run, checkpoints.folder / FOLDER)
             due = ranks.first and time.monotonic() - saved >= execution.checkpoint_seconds
             told, due = ranks.any(notice.given, due)
             if (told or due) and run.step < schedule.steps:

@@ -2,6 +2,7 @@
 
 ``schedule`` and ``execution`` are options of these, ``objective`` is another objective; ``signal`` and ``at`` say which
 signal ``rank`` sends itself before it takes that step, once; ``pause`` slows each step down, in seconds.
+Each rank writes the digest of its objective's state before the last step, ``NAME.state-RANK``.
 """
 
 import json
@@ -29,6 +30,8 @@ def main(root: Path, name: str, options: dict[str, Any]) -> None:
         if harm and run.step == options["at"] and not sent.exists():
             sent.touch()
             os.kill(os.getpid(), harm)
+        if run.step == small_run.STEPS - 1:
+            (root / f"{name}.state-{os.environ.get('RANK', '0')}").write_text(small_run.digest(run))
         time.sleep(options.get("pause", 0.0))
         step(run, images, read)
 

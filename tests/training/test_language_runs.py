@@ -2,7 +2,6 @@
 
 import json
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,11 @@ from mimcore.definition import resolve
 from mimcore.evaluation import linear
 from mimcore.evaluation.task import Context, Data
 from mimcore.models import encoder as encoders
-from mimcore.models.objective import Given
 from mimcore.models.text import load_projection, load_text
 from mimcore.models.tokenizer import BytePairs
 from mimcore.sampling.draw import sample
 from mimcore.training import loop
-from mimcore.training import pretrain as stage
-from mimcore.training.state import start_run
+from mimcore.training.state import Run
 
 TEXT: dict[str, Any] = {"vocab_size": 540, "context_length": 24}
 TOWER: dict[str, Any] = {"text_width": 16, "text_depth": 1, "text_num_heads": 2, "projection_dim": 16}
@@ -58,31 +55,31 @@ def prepared(root: Path, name: str) -> Path:
     return folder
 
 
-def train(
-    root: Path, name: str, monkeypatch: pytest.MonkeyPatch, run: str, cut_at: int | None = None, **schedule: Any
-) -> Trained:
-    """Pretrain; an error ends the process's work before the step ``cut_at``."""
-    given = Given(prepared=prepared(root, name))
-    step = loop.train_step
+def train(root: Path, name: str, run: str, **execution: Any) -> Trained:
+    """Pretrain with an objective."""
+    declared = small_run.definition() | {"objective": {"module": name, **OBJECTIVES[name]}}
+    return small_run.train(root, run, declared, prepared=prepared(root, name), **execution)
 
-    def may_be_cut(state: Any, *batch: Any) -> None:
-        if state.step == cut_at:
+
+def train_until(root: Path, name: str, run: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretrain with a checkpoint after each step, and let an error end it before one."""
+    take = loop.train_step
+
+    def may_be_cut(state: Run, *batch: Any) -> None:
+        if state.step == step:
             raise RuntimeError("cut")
-        step(state, *batch)
+        take(state, *batch)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, "start_run", partial(start_run, given=given))
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="cut"):
         patch.setattr(loop, "train_step", may_be_cut)
-        declared = small_run.definition(**schedule) | {"objective": {"module": name, **OBJECTIVES[name]}}
-        return small_run.train(root, run, declared, checkpoint_seconds=1e-9 if cut_at else 3600)
+        train(root, name, run, checkpoint_seconds=1e-9)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_run_that_was_cut_ends_as_if_it_had_not(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    undisturbed = train(root, name, monkeypatch, f"{name}-whole")
-    with pytest.raises(RuntimeError, match="cut"):
-        train(root, name, monkeypatch, f"{name}-cut", cut_at=12)
-    resumed = train(root, name, monkeypatch, f"{name}-cut")
+    undisturbed = train(root, name, f"{name}-whole")
+    train_until(root, name, f"{name}-cut", 12, monkeypatch)
+    resumed = train(root, name, f"{name}-cut")
     assert resumed.told[0] == 12 * 16
     assert resumed.bytes() == undisturbed.bytes()
     pictures = {"reconstructions.png"} if name in {"m3ae", "mae_clip"} else set()
@@ -121,11 +118,25 @@ def probe(root: Path, run: Path) -> dict[str, Any]:
     return linear.evaluate(encoder, config, data, Context(torch.device("cpu"), 0, root / "work"))
 
 
-def test_the_loss_of_tags_starts_at_the_logarithm_of_their_number(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = train(root, "wsp", monkeypatch, "wsp-once")
+def test_the_loss_of_tags_starts_at_the_logarithm_of_their_number(root: Path) -> None:
+    trained = train(root, "wsp", "wsp-once")
     names = json.loads((trained.folder / "vocabulary.json").read_text())["names"]
     first = pq.read_table(trained.folder / "curve.parquet").to_pylist()[:2]
     assert [point["loss"] for point in first] == pytest.approx([math.log(len(names))] * 2, rel=1e-6)
+
+
+def test_a_second_phase_with_a_locked_image_tower_leaves_the_encoder_as_it_was(
+    root: Path, undisturbed: Trained
+) -> None:
+    objective = {"module": "clip", **OBJECTIVES["clip"], "freeze_image": True}
+    phase = {"objective": objective, "use": "weights", "after": small_run.definition()}
+    declared = small_run.definition() | phase
+    tuned = small_run.train(root, "locked", declared, after=undisturbed.folder, prepared=prepared(root, "clip"))
+    assert tuned.bytes()["encoder.safetensors"] == undisturbed.bytes()["encoder.safetensors"]
+    losses = [
+        point["loss"] for point in pq.read_table(tuned.folder / "curve.parquet").to_pylist() if point["split"] == "seen"
+    ]
+    assert losses[-1] < losses[0]
 
 
 def learned(root: Path, objective: str, pool: dict[str, Any], images: int, **options: Any) -> Path:
