@@ -71,6 +71,9 @@ def trace(model: Mapping[str, Any], objective: Mapping[str, Any], given: Given =
         images = torch.empty(1, encoder.channels, *encoders.sides(encoder.image_size), dtype=torch.uint8)
     training = training_flops_per_image(target, encoder, images)
     drawn = moved(drawn_for(target, 1, generator("flops", "mask")), images.device)
+    target.requires_grad_(
+        False
+    )  # or the counter looks for what made a view of a weight, and finds nothing under no_grad
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         target(encoder.normalize(images), drawn)
     return Cost(
