@@ -66,15 +66,14 @@ def _answers(found: Mapping[str, Any]) -> list[str]:
         inside = [
             one for one in held if one["run_low"] is not None and one["run_low"] <= one["observed"] <= one["run_high"]
         ]
-        others = {**found["baselines"], **found["comparison"]} if found["comparison"] else dict(found["baselines"])
         said.append(
             f"{len(held)} rows held out ({found['holdout']}) are forecast with an error of {number(found['rmse_holdout'])}; "
             f"{len(inside)} of them lie in the {100 * found['options']['confidence']:g} % interval of a run."
         )
-        known = {key: value for key, value in others.items() if isinstance(value, int | float)}
+        known = {key: value for key, value in found["baselines"].items() if value is not None}
         if known:
             best = min(known, key=lambda key: known[key])
-            said.append(f"The best of the other forecasts, {best.replace('_', ' ')}, is off by {number(known[best])}.")
+            said.append(f"The best forecast without a law, {best.replace('_', ' ')}, is off by {number(known[best])}.")
     else:
         said.append("No rows were held out (--holdout): nothing here says how well the law forecasts.")
     loose = [key for key, one in found["parameters"].items() if not one["identifiable"]]
@@ -112,7 +111,7 @@ def _rows(found: Mapping[str, Any], fit: Fit) -> Table:
         tuple(
             (
                 one["label"],
-                *(short(one[name]) for name in names),
+                *(_short(one[name]) for name in names),
                 number(one["observed"], 4),
                 interval(one["predicted"], one["low"], one["high"], 4),
                 _ends(one["run_low"], one["run_high"]).strip(),
@@ -136,17 +135,15 @@ def _law(fit: Fit, rows: Observations, held_out: NDArray[Any]) -> list[Figure]:
         for value in (values if len(values) <= MOST else [None])
     ]
     keys = [
-        Key(f"{capital(_words(str(colour)))} {short(v)}", c)
+        Key(f"{capital(_words(str(colour)))} {_short(v)}", c)
         for v, c in zip(colours, size_colours(len(colours) or 1), strict=False)
     ]
     return [
         Figure(
             "law",
             f"{capital(rows.name)} against {_words(along)}",
-            "A marker for each row, hollow where it was held out, and the law with its interval over refits; a panel for each value of "
-            f"{_words(panel)}."
-            if panel
-            else "A marker for each row, hollow where it was held out, and the law with its interval over refits.",
+            "A marker for each row, hollow where it was held out, and the law with its interval over refits"
+            + (f"; a panel for each value of {_words(panel)}." if panel else "."),
             "the spread of single runs, which is wider than the law's interval, or what another form of law would say.",
             panels,
             keys if len(colours) <= MOST else [],
@@ -174,7 +171,8 @@ def _panel(
     curves: list[dict[str, Any]] = []
     points: list[dict[str, Any]] = []
     marks = colours if 0 < len(colours) <= MOST else [None]
-    for mark in marks:
+    names = [_short(mark) if mark is not None else "all" for mark in marks]
+    for name, mark in zip(names, marks, strict=True):
         part = here if mark is None or colour is None else here & (rows.variables[colour] == mark)
         if not part.any():
             continue
@@ -184,11 +182,11 @@ def _panel(
                     "row": rows.labels[i],
                     "x": float(x_all[i]),
                     "y": float(rows.metric[i]),
-                    "of": short(mark) if mark is not None else "all",
+                    "of": name,
                     "held_out": bool(held_out[i]),
                 }
             )
-        # A law at the others' typical values; indicators are off, as they are for most rows.
+        # At the others' typical values; indicators are off, as they are for most rows.
         at = {
             variable.name: np.full(len(grid), float(np.median(rows.variables[variable.name][part])))
             if variable.scales
@@ -202,7 +200,7 @@ def _panel(
                 "y": float(y),
                 "low": float(min(a, b)),
                 "high": float(max(a, b)),
-                "of": short(mark) if mark is not None else "all",
+                "of": name,
             }
             for n, y, a, b in zip(grid, told.mean, told.low, told.high, strict=True)
             if np.isfinite(a) and np.isfinite(b)
@@ -217,7 +215,6 @@ def _panel(
         axis=alt.Axis(format=".2~s", tickCount=5, grid=False, labelOverlap="greedy"),
     )
     y = alt.Y("y:Q", scale=scale, title=rows.name, axis=alt.Axis(tickCount=6))
-    names = [short(mark) if mark is not None else "all" for mark in marks]
     tint = alt.Color("of:N", scale=alt.Scale(domain=names, range=size_colours(len(names))), legend=None)
     base = alt.Chart(data(curves))
     chart = alt.layer(
@@ -233,7 +230,7 @@ def _panel(
             fillOpacity=alt.condition("datum.held_out", alt.value(0), alt.value(0.85)),
         ),
     )
-    title = capital(f"{_words(panel)} {short(value)}" if panel and value is not None else rows.name)
+    title = capital(f"{_words(panel)} {_short(value)}" if panel and value is not None else rows.name)
     return render(
         chart.properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=title),
         f"{rows.name} against {_words(along)}: {title}.",
@@ -319,3 +316,7 @@ def _what() -> Any:
 
 def _words(name: str) -> str:
     return {"encoder_params": "parameters"}.get(name, name.replace("_", " "))
+
+
+def _short(value: float) -> str:
+    return short(value) if abs(value) >= 1000 else number(value, 4)
