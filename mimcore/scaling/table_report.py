@@ -297,7 +297,8 @@ def _residuals(fit: Fit, rows: Observations, held_out: NDArray[Any]) -> Figure:
         zero = alt.Chart(data([{"off": 0}])).mark_rule(opacity=0.4, color=INK).encode(y="off:Q")
         marks = alt.Chart(data(points)).mark_point(size=44, filled=True, opacity=0.8)
         x = alt.X("x:Q", scale=wide, axis=axis, title=_words(variable.name))
-        chart = alt.layer(zero, marks.encode(x=x, y=alt.Y("off:Q", title="observed − law"), color=_what()))
+        y = alt.Y("off:Q", title="observed − law", axis=alt.Axis(tickCount=6, format="~g"))
+        chart = alt.layer(zero, marks.encode(x=x, y=y, color=_what()))
         title = f"Residuals against {_words(variable.name)}"
         panels.append(render(chart.properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=title), f"{title}."))
     return Figure(
