@@ -1,8 +1,8 @@
-"""How a task trains an encoder end to end: AdamW, layer-wise learning rates, warmup and cosine."""
+"""How a task trains an encoder end to end: AdamW, layer-wise learning rates, warmup and a decay."""
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,11 @@ from torch import Tensor, nn
 
 from mimcore.errors import UserError
 from mimcore.evaluation.task import Context, Precision, TaskConfig
+
+#: How the learning rate falls after the warmup: half a cosine to 0 (Loshchilov & Hutter 2017); linearly to 0, as OpenMMLab's
+#: 'poly' of power 1; or by ten at two milestones, ViTDet's (Detectron2's configuration: steps 163,889 and 177,546 of 184,375).
+Decay = Literal["cosine", "linear", "milestones"]
+MILESTONES = (163_889 / 184_375, 177_546 / 184_375)
 
 #: Steps between looks at the loss: each makes an accelerator wait.
 LOOK = 10
@@ -26,6 +31,8 @@ class Recipe(TaskConfig):
     batch_size: int = Field(ge=1)
     #: Share of the training with a rising learning rate; 5 of 100 epochs in MAE (He et al. 2022, table 9).
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
+    #: How the learning rate falls: ``cosine`` (MAE), ``linear``, or by ten at ViTDet's two ``milestones``.
+    decay: Decay = "cosine"
     #: Decoupled weight decay; norms, biases, positions and the class token have none.
     weight_decay: float = Field(ge=0)
     #: Learning rate of a block relative to the one above it (Clark et al. 2020; Bao et al. 2021).
@@ -50,12 +57,15 @@ class Recipe(TaskConfig):
         return self.images_seen // self.batch_size
 
 
-def rate(step: int, steps: int, warmup_fraction: float) -> float:
-    """Factor of the learning rate at a step: a linear rise, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
+def rate(step: int, steps: int, warmup_fraction: float, decay: Decay = "cosine") -> float:
+    """Factor of the learning rate at a step: a linear rise, then the decay."""
     warmup = round(steps * warmup_fraction)
     if step < warmup:
         return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    if decay == "milestones":
+        return math.prod(0.1 for milestone in MILESTONES if step >= round(milestone * steps))
+    done = (step - warmup) / max(1, steps - warmup)
+    return 1 - done if decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
 
 def encoder_groups(module: nn.Module, config: Recipe, scale: float = 1.0) -> list[dict[str, Any]]:
@@ -107,7 +117,7 @@ def train(
     """
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999))
     for step in range(config.steps):
-        factor = learning_rate * rate(step, config.steps, config.warmup_fraction)
+        factor = learning_rate * rate(step, config.steps, config.warmup_fraction, config.decay)
         for group in optimizer.param_groups:
             group["lr"] = factor * group["lr_scale"]
         loss = losses(step)
