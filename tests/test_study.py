@@ -97,6 +97,11 @@ def test_structure_and_names(tmp_path: Path, path: str, value: object, message: 
         ("tasks.linaer", {"pool": "digits"}, "tasks.linaer: there is no task called 'linaer'; did you mean 'linear'"),
         ("pools.digits.format", "digitz", "pools.digits: there is no format called 'digitz'; did you mean 'digits'"),
         ("fit", {"bootstrp": 10}, "fit.bootstrp: unknown option; did you mean 'bootstrap'"),
+        (
+            "fit.claims",
+            {"it": {"kind": "improves_with_data", "words": "So.", "at": {"model": "tny"}}},
+            "fit.claims.it.at.model: 'tny' is not in the study; did you mean 'tiny'",
+        ),
     ],
 )
 def test_options(tmp_path: Path, path: str, value: object, message: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -59,6 +59,9 @@ def fit(
         str | None, typer.Option(help="Rows to forecast instead of fitting them, such as 'params_m > 1000'.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The JSON file to write.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="A folder for a page with the law's figures (report.html).")
+    ] = None,
     bootstrap: Annotated[int, typer.Option(help="Refits behind the intervals.")] = 1000,
     confidence: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.9,
     seed: Annotated[int, typer.Option(help="Seed of the refits.")] = 0,
@@ -69,24 +72,21 @@ def fit(
     from mimcore.scaling.fit import fit as work
 
     if table is None:
-        if mapping or law or holdout or out:
+        if mapping or law or holdout or out or report:
             raise UserError(
-                "--map, --law, --holdout and --out are for a table: mimcore fit TABLE --law NAME --out FIT.json."
+                "--map, --law, --holdout, --out and --report are for a table: mimcore fit TABLE --law NAME --out FIT.json."
             )
         found = work(layout.RESULTS / "results.parquet", Study.read(params).fit, layout.FIT)
         print(*sentences(found["laws"]), sep="\n")
         return
     if law is None or out is None:
         raise UserError("mimcore fit TABLE needs --law NAME and --out FIT.json.")
-    _fit_table(table, mapping, law, holdout, out, {"bootstrap": bootstrap, "confidence": confidence, "seed": seed})
-
-
-def _fit_table(
-    table: Path, mapping: Path | None, law: str, holdout: str | None, out: Path, options: dict[str, Any]
-) -> None:
     from mimcore.scaling.fit_table import fit_table, summary
 
-    print(summary(fit_table(table, law, out, mapping=mapping, holdout=holdout, options=options)))
+    options = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
+    print(summary(fit_table(table, law, out, mapping=mapping, holdout=holdout, options=options, report=report)))
+    if report is not None:
+        print(f"report: {report / 'report.html'}")
 
 
 @app.command(rich_help_panel=WORK)
