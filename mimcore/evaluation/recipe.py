@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,14 @@ class Recipe(TaskConfig):
     batch_size: int = Field(ge=1)
     #: Share of the training with a rising learning rate; 5 of 100 epochs in MAE (He et al. 2022, table 9).
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
+    #: Where the warmup starts and the cosine ends; learning rates, not scaled by the batch.
+    warmup_learning_rate: float = Field(0.0, ge=0)
+    min_learning_rate: float = Field(0.0, ge=0)
+    #: Where the cosine begins: at the end of the warmup (MAE), or at the start, so that the rate falls a little at the end of
+    #: the warmup (SimMIM's released code, by timm's ``CosineLRScheduler`` without ``warmup_prefix``).
+    cosine_from: Literal["warmup", "start"] = "warmup"
+    #: Gradients are scaled down to this L2 norm; None leaves them (MAE), SimMIM clips at 5.
+    clip_grad: float | None = Field(None, gt=0)
     #: Decoupled weight decay; norms, biases, positions and the class token have none.
     weight_decay: float = Field(ge=0)
     #: Learning rate of a block relative to the one above it (Clark et al. 2020; Bao et al. 2021).
@@ -50,12 +58,16 @@ class Recipe(TaskConfig):
         return self.images_seen // self.batch_size
 
 
-def rate(step: int, steps: int, warmup_fraction: float) -> float:
-    """Factor of the learning rate at a step: a linear rise, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
-    warmup = round(steps * warmup_fraction)
+def rate(step: int, peak: float, config: Recipe) -> float:
+    """Learning rate of a step: a linear rise to ``peak``, then half a cosine (Loshchilov & Hutter 2017)."""
+    warmup = round(config.steps * config.warmup_fraction)
     if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+        start = config.warmup_learning_rate
+        return start + (peak - start) * (step + 1) / warmup
+    begun = warmup if config.cosine_from == "warmup" else 0
+    progress = (step - begun) / max(1, config.steps - begun)
+    end = config.min_learning_rate
+    return end + (peak - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def encoder_groups(module: nn.Module, config: Recipe, scale: float = 1.0) -> list[dict[str, Any]]:
@@ -107,12 +119,14 @@ def train(
     """
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999))
     for step in range(config.steps):
-        factor = learning_rate * rate(step, config.steps, config.warmup_fraction)
+        now = rate(step, learning_rate, config)
         for group in optimizer.param_groups:
-            group["lr"] = factor * group["lr_scale"]
+            group["lr"] = now * group["lr_scale"]
         loss = losses(step)
         optimizer.zero_grad()
         loss.backward()
+        if config.clip_grad is not None:
+            nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], config.clip_grad)
         optimizer.step()
         if step % LOOK == LOOK - 1 or step == config.steps - 1:
             done = (step + 1) * config.batch_size
