@@ -171,7 +171,7 @@ def imported(folder: Path, model: dict[str, Any], objective: dict[str, Any]) -> 
     module = registry.load("objective", options.pop("module"))
     encoder = encoders.build(config)
     found = module.Objective(encoder, resolve(module.Config, options, "objectives"))
-    begin(encoder, found, config)
+    begin(encoder, found, config, folder)
     assert read_json(folder / "import.json")["taken"]
     return found
 
@@ -222,7 +222,7 @@ def noise(drawn: Tensor) -> Tensor:
 
 def call_mae(theirs: Any, images: Tensor, drawn: Tensor, ours: Any) -> Tensor:
     # It draws from torch.rand, once: that call is answered with our masks.
-    with mock.patch("torch.rand", lambda *_, **__: noise(drawn)):
+    with mock.patch("torch.rand", return_value=noise(drawn)):
         loss: Tensor = theirs(images, 0.75)[0]
     return loss
 

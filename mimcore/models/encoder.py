@@ -33,7 +33,7 @@ Side = Annotated[int, Field(ge=8)]
 class Initial(Definition):
     """A model to continue from, pinned by its digest."""
 
-    #: Folder of a run or of an import; a relative path starts at the repository.
+    #: Folder of a run or of an import; a relative path starts at the repository, in a git worktree at its main checkout.
     path: str
     #: SHA-256 of its ``encoder.safetensors`` in hexadecimal, at least the first 16 digits, as ``sha256sum`` prints it.
     sha256: str = Field(pattern=r"^[0-9a-f]{16,64}$")

@@ -60,7 +60,7 @@ def pretrain(
         output: folder of the run artifact.
         provenance: file of the provenance record.
         scratch_root: checkpoints of runs in progress lie below it.
-        root: relative paths of the pool start here.
+        root: relative paths of the pool and of initial weights start here, as ``pool_root`` says.
         execution: what changes only the speed.
         device: where to train.
         progress: is told of each step.
@@ -85,7 +85,7 @@ def pretrain(
                 stack.enter_context(scratch(folder))
             ranks.wait()
             tables = _tables(definition, pool, subset, root, execution)
-            run, flops = _train(definition, tables, folder, execution, device, ranks, progress)
+            run, flops = _train(definition, tables, folder, root, execution, device, ranks, progress)
             metrics = summarize(run, definition, len(tables["train"]), flops)
             finished = run.finished(definition)
             if ranks.first:
@@ -120,13 +120,14 @@ def _train(
     definition: Mapping[str, Any],
     tables: Mapping[str, Images],
     folder: Path,
+    root: Path,
     execution: "Execution",
     device: torch.device,
     ranks: Ranks,
     progress: Progress,
 ) -> tuple[Run, float]:
     """Train to the end, from the last checkpoint on; the run, and the FLOPs of a training step for an image."""
-    run, train = start_run(definition, device, ranks), tables["train"]
+    run, train = start_run(definition, device, ranks, root), tables["train"]
     if run.schedule.jpeg_decoder == "nvjpeg":
         nvjpeg.refuse_without_gpu(device)
     first = torch.from_numpy(train.get(np.arange(min(2, len(train))))).to(device)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import state_dict as parts
 
 from mimcore import registry
+from mimcore.data.paths import main_checkout
 from mimcore.definition import resolve
 from mimcore.models import encoder as encoders
 from mimcore.models.continued import begin
@@ -110,14 +112,25 @@ class Run:
         with self.averaged():
             options = parts.StateDictOptions(full_state_dict=True)
             weights = parts.get_model_state_dict(self.objective, options=options)
-            found = start_run(definition, self.device)
+            model = {name: value for name, value in definition["model"].items() if name != "initial"}
+            found = start_run({**definition, "model": model}, self.device)
             found.objective.load_state_dict(weights, strict=True)
         found.step, found.curve = self.step, self.curve
         return found
 
 
-def start_run(definition: Mapping[str, Any], device: torch.device, ranks: Ranks = ALONE) -> Run:
-    """Build the model, the objective and the optimiser of a definition; the weights are a function of its seed."""
+def start_run(
+    definition: Mapping[str, Any], device: torch.device, ranks: Ranks = ALONE, root: Path | None = None
+) -> Run:
+    """Build the model, the objective and the optimiser of a definition; the weights are a function of its seed.
+
+    Args:
+        definition: the resolved run.
+        device: where to train.
+        ranks: this process among those that train.
+        root: relative paths start here, or in a git worktree at its counterpart in the main checkout; by default the
+            working folder.
+    """
     seed = str(definition["seed"])
     schedule = resolve(Schedule, definition["schedule"], "schedules")
     options = dict(definition["objective"])
@@ -126,7 +139,7 @@ def start_run(definition: Mapping[str, Any], device: torch.device, ranks: Ranks 
     model = resolve(encoders.Config, definition["model"], "models")
     encoder = encoders.build(model)
     objective = module.Objective(encoder, resolve(module.Config, options, "objectives"))
-    begin(encoder, objective, model)
+    begin(encoder, objective, model, main_checkout(root or Path.cwd()))
     encoders.place(objective, device)
     objective.train()
     optimizer = build_optimizer(objective, schedule)
