@@ -99,12 +99,13 @@ def _shared(batch: Tensor, step: int) -> Tensor:
         UserError: there is no room.
     """
     try:
-        return batch.share_memory_()
+        shared: Tensor = batch.share_memory_()
     except RuntimeError as error:
         raise UserError(
             f"the shared memory (/dev/shm) has no room for the batch of step {step}, {batch.nbytes / 2**20:.1f} MiB ({error}); "
             "give the container more (--shm-size), lower execution.workers, or set execution.worker_kind: thread."
         ) from None
+    return shared
 
 
 def on_device(batches: Iterable[U8], device: torch.device) -> Iterator[Tensor]:
