@@ -10,7 +10,7 @@ import numpy as np
 from mimcore import artifacts
 from mimcore.scaling.numbers import count, interval, number
 from mimcore.scaling.summary import label
-from mimcore.scaling.table import Measure, Row, headlines_of, read_results
+from mimcore.scaling.table import MADE, Measure, Row, headlines_of, read_results
 
 #: Rows of a table on the page; the report has them all.
 ROWS = 40
@@ -89,7 +89,9 @@ def _points(rows: Sequence[Row]) -> dict[Point, float]:
     return {
         Point(str(row.run), label(measure)): row.value
         for row in rows
-        if row.kind == "run" and (measure := Measure(row.task, row.metric, row.higher_is_better)) in headlines
+        if row.kind == "run"
+        and row.source == MADE
+        and (measure := Measure(row.task, row.metric, row.higher_is_better)) in headlines
     }
 
 

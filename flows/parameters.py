@@ -149,9 +149,12 @@ class Overrides(Form):
             found[f"study.{kind}"] = [name for name in known if name in wanted]
         if self.replicates is not None:
             found["study.seeds"] = _seeds(list(grid.get("seeds") or []), self.replicates)
-        extra = dict(grid.get("extra") or {})
-        kept = {name: run for name, run in extra.items() if not _dropped(run, found)}
-        return found if kept == extra else found | {"study.extra": kept}
+        beside = {block: dict(grid.get(block) or {}) for block in ("extra", "phases")}
+        kept = {name: run for runs in beside.values() for name, run in runs.items() if not _dropped(run, found)}
+        while left := [name for name, run in kept.items() if _follows_a_dropped_one(run, kept, beside, found)]:
+            kept = {name: run for name, run in kept.items() if name not in left}
+        thinned = {block: {name: run for name, run in runs.items() if name in kept} for block, runs in beside.items()}
+        return found | {f"study.{block}": runs for block, runs in thinned.items() if runs != beside[block]}
 
 
 class StudyParameters(Form):
@@ -221,7 +224,8 @@ def _block(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _used(grid: Mapping[str, Any], kind: str, coordinate: str | None = None) -> list[str]:
     """Names of a kind that the study's grid or its runs beside it use, in order."""
-    beside = [run[coordinate] for run in (grid.get("extra") or {}).values()] if coordinate else []
+    runs = [*(grid.get("extra") or {}).values(), *(grid.get("phases") or {}).values()]
+    beside = [run[coordinate] for run in runs] if coordinate else []
     return list(dict.fromkeys([*(grid.get(kind) or []), *beside]))
 
 
@@ -246,6 +250,17 @@ def _seeds(declared: list[str], count: int) -> list[str]:
 def _dropped(run: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     keys = {kind: key for kind, key in KEPT.items() if key} | {"seeds": "seed"}
     return any(run[key] not in found.get(f"study.{kind}", [run[key]]) for kind, key in keys.items())
+
+
+def _follows_a_dropped_one(
+    run: Mapping[str, Any], kept: Mapping[str, Any], beside: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any]
+) -> bool:
+    """Whether a run is a phase after one that the study will not have any more."""
+    after = run.get("after")
+    if after is None or any(after in runs for runs in beside.values()):
+        return after is not None and after not in kept
+    keys = ("objective", "model", "subset", "schedule", "seed")
+    return _dropped(dict(zip(keys, after.split("-"), strict=True)), found)
 
 
 def _path_mistakes(params: Mapping[str, Any], path: str) -> Iterator[str]:

@@ -10,6 +10,8 @@ REPORT = ARTIFACTS / "report"
 CHECK = ARTIFACTS / "check.json"
 #: Forecasts of runs that were not made yet; committed to git, as no result may change them.
 FORECASTS = Path("forecasts.json")
+#: Runs that were finished elsewhere; committed to git, as no stage makes them.
+IMPORTED = Path("imported.json")
 
 
 def listing(pool: str) -> Path:
@@ -35,6 +37,11 @@ def look(name: str, seed: str) -> Path:
 def examples(task: str) -> Path:
     """Folder of the images that a task trains and tests on."""
     return ARTIFACTS / "examples" / task
+
+
+def prepared(name: str) -> Path:
+    """Folder of what an objective learned of a subset: OBJECTIVE-SUBSET-SEED, or the name of a run beside the grid."""
+    return ARTIFACTS / "prepared" / name
 
 
 def run(name: str) -> Path:

@@ -18,32 +18,12 @@ from mimcore import registry
 from mimcore.definition import Definition, nearest, problems
 from mimcore.errors import UserError
 from mimcore.execution import Execution
+from mimcore.runs import Coordinates, Extra, Phase, in_order, phase_mistakes
 
 #: Blocks of named definitions; the study's list of each kind has the same name.
 KINDS = ("pools", "subsets", "models", "objectives", "schedules", "tasks")
 NAME = re.compile(r"[A-Za-z0-9_]+")
 SEED = re.compile(r"s[0-9]+")
-
-
-class Coordinates(Definition):
-    """Where a run stands in the grid; the names of its definitions."""
-
-    objective: str
-    model: str
-    subset: str
-    schedule: str
-    seed: str
-
-    @property
-    def name(self) -> str:
-        """The run's name in DVC, on disk and in the report."""
-        return "-".join((self.objective, self.model, self.subset, self.schedule, self.seed))
-
-
-class Extra(Coordinates):
-    """A run beside the grid; DVC needs to be told the module of its objective."""
-
-    module: str
 
 
 class Grid(Definition):
@@ -58,6 +38,8 @@ class Grid(Definition):
     seeds: list[str] = Field(min_length=1)
     tasks: list[str] = Field(min_length=1)
     extra: dict[str, Extra] = Field(default_factory=dict)
+    #: Runs that follow a run, by name; DVC needs the line even where there is none.
+    phases: dict[str, Phase]
 
 
 @dataclass(frozen=True)
@@ -94,7 +76,11 @@ class Study:
             ]
             wrong += [f"{kind}.{n}: {message}" for n, d in block.items() for message in _unkeyed(d or {})]
             definitions[kind] = {str(name): dict(options or {}) for name, options in block.items()}
-        wrong += problems(Grid, content.get("study") or {}, "study")
+        wrong += problems(Grid, {"phases": {}} | (content.get("study") or {}), "study")
+        if isinstance(content.get("study"), Mapping) and "phases" not in content["study"]:
+            wrong.append(
+                "study.phases: dvc.yaml reads it in every study; add the line 'phases: {}' to the block 'study'."
+            )
         wrong += problems(Execution, content.get("execution") or {}, "execution")
         if wrong:
             raise UserError(_list(file, wrong))
@@ -111,12 +97,25 @@ class Study:
 
     @property
     def runs(self) -> dict[str, Coordinates]:
-        """Every run of the study by its name: the grid, then the extra ones."""
+        """Every run of the study by its name: the grid, the extra ones, then the phases, each after the run it follows."""
         g = self.grid
         axes = itertools.product(g.objectives, g.models, g.subsets, g.schedules, g.seeds)
         keys = ("objective", "model", "subset", "schedule", "seed")
         grid = (Coordinates(**dict(zip(keys, names, strict=True))) for names in axes)
-        return {c.name: c for c in grid} | cast("dict[str, Coordinates]", self.grid.extra)
+        return {c.name: c for c in grid} | self.grid.extra | in_order(self.grid.phases)
+
+    @property
+    def prepared(self) -> dict[str, tuple[str, str, str]]:
+        """Objective, subset and seed of everything that is prepared, by its name: the grid's, then that of each run beside it."""
+        g = self.grid
+        found = {"-".join(names): names for names in itertools.product(g.objectives, g.subsets, g.seeds)}
+        beside = {**g.extra, **g.phases}
+        return found | {name: (at.objective, at.subset, at.seed) for name, at in beside.items()}
+
+    def prepared_for(self, run: str) -> str:
+        """The name of what is prepared for a run."""
+        at = self.runs[run]
+        return run if isinstance(at, Extra) else "-".join((at.objective, at.subset, at.seed))
 
     def options(self, kind: str, name: str) -> dict[str, Any]:
         """The declared options of a definition.
@@ -138,7 +137,7 @@ class Study:
         return str(self.options(kind, name).get("module", name))
 
     def declared_run(self, name: str) -> dict[str, Any]:
-        """Everything that is declared of a run, the pool's place aside.
+        """Everything that is declared of a run, the pool's place aside; of a phase, with that of the run that it follows.
 
         Raises:
             UserError: the study has no run of this name.
@@ -146,14 +145,17 @@ class Study:
         if name not in self.runs:
             raise UserError(f"{self.file}: the study has no run '{name}'; {nearest(name, self.runs)}")
         at = self.runs[name]
-        objective = self.options("objectives", at.objective)
         return {
-            "objective": {"module": self.module("objectives", at.objective)} | objective,
+            "objective": self.declared_objective(at.objective),
             "model": self.options("models", at.model),
             "schedule": self.options("schedules", at.schedule),
             "subset": {"name": at.subset} | self.options("subsets", at.subset),
             "seed": at.seed,
-        }
+        } | ({"use": at.use, "after": self.declared_run(at.after)} if isinstance(at, Phase) else {})
+
+    def declared_objective(self, name: str) -> dict[str, Any]:
+        """Everything that is declared of an objective."""
+        return {"module": self.module("objectives", name)} | self.options("objectives", name)
 
     def declared_task(self, name: str) -> dict[str, Any]:
         """Everything that is declared of a task."""
@@ -182,16 +184,21 @@ class Study:
                     where = f"subsets.{name}.overlap.pools.{i}"
                     yield f"{where}: '{pool}' is not among study.pools; {nearest(str(pool), self.grid.pools)}"
         for name, extra in self.grid.extra.items():
-            for sentence in self._extra_mistakes(name, extra):
+            for sentence in self._extra_mistakes(extra):
                 yield f"study.extra.{name}{sentence}"
+            if name != extra.name:
+                yield f"study.extra.{name}: a run's name is its coordinates; call it {extra.name}."
+        for name, phase in self.grid.phases.items():
+            for sentence in self._extra_mistakes(phase):
+                yield f"study.phases.{name}{sentence}"
+        others = {name: at for name, at in self.runs.items() if not isinstance(at, Phase)}
+        yield from (f"study.phases{sentence}" for sentence in phase_mistakes(self.grid.phases, others))
 
-    def _extra_mistakes(self, name: str, extra: Extra) -> Iterator[str]:
+    def _extra_mistakes(self, extra: Extra) -> Iterator[str]:
         for key in ("objective", "model", "subset", "schedule"):
             value, known = getattr(extra, key), self.definitions[f"{key}s"]
             if value not in known:
                 yield f".{key}: there is no {key}s.{value}; {nearest(value, known)}"
-        if name != extra.name:
-            yield f": a run's name is its coordinates; call it {extra.name}."
         if extra.objective in self.definitions["objectives"]:
             module = self.module("objectives", extra.objective)
             if module != extra.module:
@@ -199,6 +206,40 @@ class Study:
         for key, listed in (("subset", self.grid.subsets), ("seed", self.grid.seeds)):
             if getattr(extra, key) not in listed:
                 yield f".{key}: '{getattr(extra, key)}' must also be in study.{key}s, which draws the subset."
+
+    def _claims_of_nothing(self) -> Iterator[str]:
+        """Names in ``fit.claims`` that are none of the study's."""
+        from mimcore.scaling.claim import Claim, Coordinate, mistakes
+
+        coordinates: tuple[Coordinate, ...] = ("objective", "model", "subset", "schedule", "seed")
+        known = {name: {str(getattr(at, name)) for at in self.runs.values()} for name in coordinates}
+        metrics = {name: registry.load("task", self.module("tasks", name)).METRICS for name in self.grid.tasks}
+        for name, options in (self.fit.get("claims") or {}).items():
+            yield from mistakes(Claim.model_validate(options), known, metrics, f"fit.claims.{name}")
+
+    def _unfit(self, phase: Phase) -> Iterator[str]:
+        """What keeps a phase from taking what it uses of the run before it; every option is right by itself."""
+        from mimcore.models.encoder import Config as ModelConfig
+        from mimcore.training.schedule import Schedule, branch_start
+
+        at = self.runs[phase.after]
+        if phase.use == "weights":
+            free = {"image_size", "drop_path_rate", "initial"}
+            own, other = (
+                ModelConfig.model_validate(self.options("models", m)).model_dump(exclude=free)
+                for m in (phase.model, at.model)
+            )
+            if differ := [name for name, value in own.items() if other[name] != value]:
+                yield (
+                    f"models.{phase.model} differs from models.{at.model} in {', '.join(differ)}; weights fit into a model that differs "
+                    f"in {', '.join(sorted(free))} alone."
+                )
+        elif phase.use == "state":
+            own, other = (self.options("schedules", name) for name in (phase.schedule, at.schedule))
+            try:
+                branch_start(Schedule.model_validate(other), Schedule.model_validate(own))
+            except ValueError as error:
+                yield f"schedules.{phase.schedule} cannot branch off schedules.{at.schedule}: {error}."
 
     def check(self) -> None:
         """Check every option of every definition, used or not, and what must fit together. Imports torch.
@@ -208,13 +249,16 @@ class Study:
         """
         from mimcore.models.encoder import Config as ModelConfig
         from mimcore.sampling.draw import mistakes
-        from mimcore.scaling.fit import Config as FitConfig
+        from mimcore.scaling.fit_options import Config as FitConfig
         from mimcore.training.schedule import Schedule
 
-        wrong = problems(FitConfig, self.fit, "fit")
+        wrong = problems(FitConfig, self.fit, "fit") or list(self._claims_of_nothing())
         for kind, config in (("models", ModelConfig), ("schedules", Schedule)):
             for name, options in self.definitions[kind].items():
                 wrong += problems(config, options, f"{kind}.{name}")
+        if not wrong:
+            for name, phase in self.grid.phases.items():
+                wrong += [f"study.phases.{name}: {sentence}" for sentence in self._unfit(phase)]
         for name, options in self.definitions["subsets"].items():
             wrong += mistakes(options, f"subsets.{name}")
         for kind, what in (("objectives", "objective"), ("tasks", "task"), ("pools", "format")):

@@ -1,6 +1,7 @@
 """``advise`` and ``forecast``: from a study's table to runs in params.yaml and forecasts that are judged later."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from mimcore import layout
 from mimcore.cli import app
+from mimcore.errors import UserError
 from mimcore.plan.work import parameters
 from mimcore.scaling.forecasts import judge, read_forecasts
 from mimcore.scaling.laws import repetition
@@ -49,15 +51,21 @@ study:
   seeds: [s0]
   tasks: [linear]
   extra: {{}}  # odd runs
+  phases: {{}}
 fit: {{bootstrap: 100}}
 """
 TRUTH = np.array([0.4, 6.0, 0.35, 8.0, 0.4, 30.0, 0.1, 3.0, 1.5])
 
 
+@cache
+def encoder_params(study: Path, model: str) -> int:
+    return parameters(Study.read(study).options("models", model))
+
+
 def loss(study: Study, name: str, noise: float = 0.004) -> float:
     at = study.runs[name]
     variables = {
-        "encoder_params": np.array([float(parameters(study.options("models", at.model)))]),
+        "encoder_params": np.array([float(encoder_params(study.file.absolute(), at.model))]),
         "unique_images": np.array([float(study.options("subsets", at.subset)["images"])]),
         "images_seen": np.array([float(study.options("schedules", at.schedule)["images_seen"])]),
     }
@@ -83,7 +91,7 @@ def collect(study: Study, names: list[str]) -> None:
                     seed=at.seed,
                     unique_images=study.options("subsets", at.subset)["images"],
                     images_seen=study.options("schedules", at.schedule)["images_seen"],
-                    encoder_params=parameters(study.options("models", at.model)),
+                    encoder_params=encoder_params(study.file.absolute(), at.model),
                     flops=1e12,
                     task="pretrain",
                     metric=metric,
@@ -170,3 +178,122 @@ def test_what_cannot_be_advised_is_said(study: Study) -> None:
     ):
         with pytest.raises(Exception, match=words):
             run("advise", *arguments)
+
+
+def advice(*arguments: str) -> dict[str, Any]:
+    run("advise", *arguments, "--json", "advice.json")
+    found: dict[str, Any] = json.loads(Path("advice.json").read_text())
+    return found
+
+
+def test_runs_of_one_length_are_asked_a_law_of_model_and_data(study: Study) -> None:
+    collect(study, [name for name in study.runs if "-short-" in name])
+    found = advice("--budget", "1e15")
+    assert found["law"] == "model_data"
+    assert found["target"] == "mae-w256-n16384-short-s0"
+    assert all("-short-" in one["run"] for one in found["runs"])
+    with pytest.raises(
+        UserError, match=r"--target: w256-n16384-long has images_seen 327,680, and all 12 runs .* have 20,480"
+    ):
+        run("advise", "--target", "w256-n16384-long")
+    with pytest.raises(UserError, match=r"forecast: mae-w32-n256-middle-s0 has images_seen 81,920, and all 12 runs"):
+        run("forecast")
+
+
+def test_a_forecast_is_made_of_the_runs_that_the_law_can_be_asked_of(study: Study) -> None:
+    made = [name for name in study.runs if "-short-" in name]
+    collect(study, made[:-2])
+    text = run("forecast")
+    assert [one["run"] for one in read_forecasts(layout.FORECASTS)] == made[-2:]
+    assert "Of 24 runs the law says nothing" in text
+
+
+def test_one_model_of_one_length_leaves_a_law_of_images_alone(study: Study) -> None:
+    collect(study, [name for name in study.runs if "-w64-" in name and "-short-" in name])
+    with pytest.raises(
+        UserError, match=r"--target: w256-n16384-short has encoder_params .*, so that no law says what it does"
+    ):
+        run("advise", "--budget", "1e15")
+    with pytest.raises(
+        UserError, match=r"all runs that were made have encoder_params .* and images_seen 20,480, and no candidate has"
+    ):
+        run("advise", "--budget", "1e15", "--target", "w64-n16384-short")
+    with pytest.raises(UserError, match=r"no law can be fitted to these runs:"):
+        collect(study, ["mae-w64-n256-short-s0", "mae-w64-n1024-short-s0"])
+        run("advise", "--budget", "1e15")
+
+
+def test_the_law_that_the_fit_chose_is_asked_first(study: Study) -> None:
+    entry = {"scope": "objective", "objective": "mae", "chosen": "joint"}
+    layout.FIT.mkdir(parents=True)
+    (layout.FIT / "fit.json").write_text(json.dumps({"laws": {"pretrain val_loss": [entry]}}))
+    assert advice("--budget", "1e15")["law"] == "joint"
+    assert advice("--budget", "1e15", "--law", "repetition")["law"] == "repetition"
+
+
+def test_a_budget_in_hours_of_a_gpu(study: Study) -> None:
+    flops = advice("--budget", "1e15")
+    # 67e12 float32 operations a second at half of the peak: so many hours are the same budget.
+    hours = advice("--gpu-hours", str(1e15 / (67e12 * 0.5) / 3600), "--gpu", "h100", "--utilisation", "0.5")
+    assert hours["unit"] == "H100 hours"
+    assert [one["run"] for one in hours["runs"]] == [one["run"] for one in flops["runs"]]
+    for a, b in zip(hours["runs"], flops["runs"], strict=True):
+        assert a["cost"] * 3600 * 67e12 * 0.5 == pytest.approx(b["cost"])
+    for wrong in (["--gpu", "h100"], ["--gpu-hours", "3"], ["--gpu", "h100", "--gpu-hours", "3", "--budget", "1"]):
+        with pytest.raises(UserError, match=r"a budget is --budget FLOPS, or --gpu-hours HOURS of a --gpu NAME"):
+            run("advise", *wrong)
+    with pytest.raises(UserError, match=r"--gpu-hours: 0 H100 hours pay for none of 12 candidates"):
+        run("advise", "--gpu", "h100", "--gpu-hours", "0")
+    with pytest.raises(UserError, match=r"no 'h1000'; did you mean 'h100'"):
+        run("advise", "--gpu", "h1000", "--gpu-hours", "3")
+
+
+CANDIDATES = """name,params_m,images,seen
+mae-w256-n4096-long-s0,1.2,4096,327680
+mae-w256-n16384-short-s0,1.2,16384,20480
+mae-w32-n256-short-s0,0.1,256,20480
+something else,5,16384,327680
+"""
+CANDIDATES_MAP = """
+metric: {column: none}
+labels: [name]
+variables:
+  encoder_params: {column: params_m, scale: 1.0e+6}
+  unique_images: {column: images}
+  images_seen: {column: seen}
+"""
+
+
+def test_candidates_from_a_table(study: Study) -> None:
+    Path("runs.csv").write_text(CANDIDATES)
+    Path("map.yaml").write_text(CANDIDATES_MAP)
+    table = ["--candidates", "runs.csv", "--map", "map.yaml"]
+    found = advice(*table, "--budget", "1e20")
+    names = {one["run"] for one in found["runs"]}
+    assert names <= {"mae-w256-n4096-long-s0", "mae-w256-n16384-short-s0", "something else"}, "the third is made"
+    assert "something else" in names
+    with pytest.raises(UserError, match=r"--write: 'something else' is no run that params.yaml has definitions for"):
+        run("advise", *table, "--budget", "1e20", "--write")
+    assert yaml.safe_load(Path("params.yaml").read_text())["study"]["extra"] == {}
+    Path("runs.csv").write_text(CANDIDATES.replace("something else", "mae-w256-n1024-long-s0"))
+    run("advise", *table, "--budget", "1e20", "--write")
+    extra = Study.read(Path("params.yaml")).grid.extra
+    assert set(extra) == {one["run"] for one in read_forecasts(layout.FORECASTS)}
+    assert "mae-w256-n4096-long-s0" in extra
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("params_m,", "params,"), "runs.csv has no column 'params_m', which the mapping names; did you mean 'params'"),
+        (("1.2,4096,", ",4096,"), "encoder_params of 'mae-w256-n4096-long-s0' is missing"),
+        (("5,16384", "-5,16384"), "encoder_params of 'something else' is -5e.06; it must be a positive, finite number"),
+        (("something else", "mae-w32-n256-short-s0"), "2 rows are called 'mae-w32-n256-short-s0'"),
+    ],
+)
+def test_a_wrong_table_of_candidates_is_refused(study: Study, change: tuple[str, str], sentence: str) -> None:
+    assert change[0] in CANDIDATES
+    Path("runs.csv").write_text(CANDIDATES.replace(*change))
+    Path("map.yaml").write_text(CANDIDATES_MAP)
+    with pytest.raises(UserError, match=sentence):
+        run("advise", "--candidates", "runs.csv", "--map", "map.yaml")

@@ -23,6 +23,7 @@ SMALL: dict[str, Any] = {
         "schedules": ["short"],
         "seeds": ["s0", "s1"],
         "tasks": ["linear"],
+        "phases": {},
     },
 }
 
@@ -101,6 +102,99 @@ def test_structure_and_names(tmp_path: Path, path: str, value: object, message: 
 def test_options(tmp_path: Path, path: str, value: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Study.read(write(tmp_path, (path, value))).check()
+
+
+AT = {"objective": "mae60", "module": "mae", "model": "tiny", "subset": "n16", "schedule": "short", "seed": "s0"}
+SECOND = "mae60-tiny-n16-short-s0-after-mae-n64-short"
+THIRD = "mae60-tiny-n16-short-s0-after-mae60-n16-short-after-mae-n64-short"
+PHASES = {
+    THIRD: AT | {"after": SECOND, "use": "teacher"},
+    SECOND: AT | {"after": "mae-tiny-n64-short-s0", "use": "weights"},
+}
+
+
+def test_phases_come_after_the_runs_that_they_follow(tmp_path: Path) -> None:
+    study = Study.read(write(tmp_path, ("study.phases", PHASES)))
+    assert list(study.runs)[-2:] == [SECOND, THIRD]
+    declared = study.declared_run(THIRD)
+    assert (declared["use"], declared["after"]["use"]) == ("teacher", "weights")
+    assert declared["after"] == study.declared_run(SECOND)
+    assert declared["after"]["after"] == study.declared_run("mae-tiny-n64-short-s0")
+    assert "after" not in study.declared_run("mae-tiny-n64-short-s0")
+    assert study.prepared[THIRD] == ("mae60", "n16", "s0")
+    assert study.prepared_for("mae-tiny-n64-short-s1") == "mae-n64-s1"
+    assert study.prepared_for(THIRD) == THIRD
+    study.check()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"after": "mae-tiny-n46-short-s0"}, "after: the study has no run 'mae-tiny-n46-short-s0'; did you mean"),
+        ({"use": "weight"}, "use: input should be 'weights', 'teacher' or 'state'"),
+        ({"after": SECOND}, f"after: it follows itself, by way of {SECOND}"),
+        ({"seed": "s1"}, "call it mae60-tiny-n16-short-s1-after-mae-n64-short-s0"),
+        ({"schedule": "long"}, "schedule: there is no schedules.long"),
+        ({"module": "simmim"}, "module: objectives.mae60 is of module 'mae'"),
+        ({"use": "state"}, "objective: 'mae60' cannot go on from the state of 'mae'; only the schedule may be another"),
+    ],
+)
+def test_mistakes_of_phases(tmp_path: Path, change: dict[str, str], message: str) -> None:
+    phases = {SECOND: PHASES[SECOND] | change}
+    with pytest.raises(UserError, match=message):
+        Study.read(write(tmp_path, ("study.phases", phases)))
+
+
+def test_a_circle_of_phases_is_named(tmp_path: Path) -> None:
+    phases = {THIRD: PHASES[THIRD], SECOND: PHASES[SECOND] | {"after": THIRD}}
+    with pytest.raises(UserError, match=rf"{SECOND}\.after: it follows itself, by way of {THIRD} and {SECOND}"):
+        Study.read(write(tmp_path, ("study.phases", phases)))
+
+
+def test_a_study_without_the_line_is_told_what_to_add(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"study\.phases: dvc\.yaml reads it .* add the line 'phases: \{\}' to the block"
+    ):
+        Study.read(write(tmp_path, ("study.phases", None)))
+
+
+LENGTHS: dict[str, Any] = {
+    "trunk": {"decay_images": 0, "keep_states": [256, 384]},
+    "brief": {"images_seen": 384, "decay_images": 128, "validations": 4},
+}
+
+
+def branches(**change: Any) -> list[tuple[str, Any]]:
+    """Changes to the small study: a trunk, and a branch of it whose schedule has other options."""
+    made = {
+        name: SMALL["schedules"]["short"] | {"decay": "wsd"} | options | (change if name == "brief" else {})
+        for name, options in LENGTHS.items()
+    }
+    at = AT | {"objective": "mae", "schedule": "brief", "after": "mae-tiny-n16-trunk-s0", "use": "state"}
+    name = "mae-tiny-n16-brief-s0-after-mae-n16-trunk"
+    return [("schedules", made), ("study.schedules", ["trunk"]), ("study.phases", {name: at})]
+
+
+def test_a_branch_must_fit_its_trunk(tmp_path: Path) -> None:
+    Study.read(write(tmp_path, *branches())).check()
+    for change, message in (
+        ({"decay_images": 192}, "cannot branch off schedules.trunk: the branch begins to decay at 192 images seen"),
+        ({"weight_decay": 0.1}, "a branch has the options of its trunk.*; weight_decay differ"),
+        ({"keep_states": [256]}, r"keep_states \[256\] of the branch must be beyond 256"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Study.read(write(tmp_path, *branches(**change))).check()
+    with pytest.raises(UserError, match="mae-tiny-n16-brief-s0 is a run of the study already"):
+        Study.read(write(tmp_path, *branches(), ("study.schedules", ["trunk", "brief"])))
+
+
+def test_weights_go_to_a_model_of_another_image_size_alone(tmp_path: Path) -> None:
+    name = "mae60-other-n16-short-s0-after-mae-tiny-n64-short"
+    phases = ("study.phases", {name: PHASES[SECOND] | {"model": "other"}})
+    tiny = SMALL["models"]["tiny"]
+    Study.read(write(tmp_path, phases, ("models.other", tiny | {"image_size": 96}))).check()
+    with pytest.raises(UserError, match=r"models\.other differs from models\.tiny in patch_size, depth; weights fit"):
+        Study.read(write(tmp_path, phases, ("models.other", tiny | {"patch_size": 16, "depth": 3}))).check()
 
 
 def test_all_mistakes_at_once(tmp_path: Path) -> None:

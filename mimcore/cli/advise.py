@@ -1,16 +1,25 @@
 """Verbs that say what to run next, and what will come of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mimcore import layout
 from mimcore.cli.base import ANSWER, PARAMS, Params, app
-from mimcore.cli.plan import _subset_images
+from mimcore.cli.candidates import (
+    Candidates,
+    gpu_hours,
+    of_study,
+    of_table,
+    schedules_of_length,
+    target_of,
+    variables_of,
+)
 from mimcore.errors import UserError
-from mimcore.study import Coordinates, Study
+from mimcore.runs import Coordinates, Phase
+from mimcore.study import Study
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,8 +27,12 @@ if TYPE_CHECKING:
     from mimcore.plan.work import Counter
     from mimcore.scaling.estimate import Fit
 
-Law = Annotated[str, typer.Option("--law", help="A law in encoder_params, unique_images and images_seen.")]
-LAW = "repetition"
+Law = Annotated[
+    str | None,
+    typer.Option(
+        "--law", help="A file of mimcore/scaling/laws; by default what the fit chose, else one that the runs allow."
+    ),
+]
 #: Refits behind advice and forecasts.
 REFITS = 500
 
@@ -30,7 +43,19 @@ def advise(
         float | None,
         typer.Option("--budget", help="FLOPs for all runs together; by default a tenth of what was spent."),
     ] = None,
+    hours: Annotated[
+        float | None, typer.Option("--gpu-hours", min=0, help="The budget in hours of one GPU instead; with --gpu.")
+    ] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="A GPU by name, such as h100.")] = None,
+    utilisation: Annotated[
+        float, typer.Option("--utilisation", min=0.01, max=1.0, help="Part of the GPU's peak rate that is reached.")
+    ] = 0.35,
     count: Annotated[int, typer.Option("--count", min=1, help="The most runs.")] = 5,
+    table: Annotated[
+        Path | None,
+        typer.Option("--candidates", help="A CSV or Parquet table of runs that could be made, instead of all."),
+    ] = None,
+    mapping: Annotated[Path | None, typer.Option("--map", help="What its columns mean (YAML).")] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -39,7 +64,7 @@ def advise(
         ),
     ] = None,
     objective: Annotated[str | None, typer.Option("--objective", help="By default the study's first.")] = None,
-    law: Law = LAW,
+    law: Law = None,
     write: Annotated[
         bool, typer.Option("--write", help="Add the runs to study.extra, and their forecasts to forecasts.json.")
     ] = False,
@@ -47,68 +72,72 @@ def advise(
     params: Params = PARAMS,
 ) -> None:
     """Name the next runs that narrow a forecast most for their cost, of those that params.yaml has definitions for."""
-    import numpy as np
     from rich.console import Console
 
     from mimcore.artifacts import write_json
     from mimcore.plan.work import Counter
     from mimcore.scaling.advise import advise as choose
-    from mimcore.scaling.advise import table
+    from mimcore.scaling.advise import table as told
+    from mimcore.scaling.applicable import held, refuse_strangers
 
+    if (gpu is None) != (hours is None) or (hours is not None and budget is not None):
+        raise UserError("a budget is --budget FLOPS, or --gpu-hours HOURS of a --gpu NAME; give one of the two.")
+    if mapping is not None and table is None:
+        raise UserError("--map says what the columns of --candidates mean; give both.")
     study, counter = Study.read(params), Counter()
     of = objective or study.grid.objectives[0]
     fit, made = _fit(law, of)
-    candidates = _candidates(study, of, made)
-    if not candidates:
-        raise UserError(
-            f"{params}: every run of '{of}' that its definitions allow is made; define another model, schedule or seed, or a "
-            "larger subset."
-        )
-    wanted = _target(study, of, target)
-    variables, costs = _variables(study, candidates, counter)
-    at, _ = _variables(study, [wanted], counter)
-    limit = budget if budget is not None else float(np.nansum(fit.observations.columns["flops"])) / 10
-    advice = choose(fit, variables, costs, at, limit, count, repeat=False)
+    wanted = target_of(study, of, target, schedules_of_length(study, held(fit).get("images_seen")))
+    at, _ = variables_of(study, [wanted], counter)
+    about = f"{wanted.model}-{wanted.subset}-{wanted.schedule}"
+    refuse_strangers(fit, at, [about], "--target")
+    candidates = _answerable(fit, study, of, made, counter, table, mapping)
+    costs = candidates.flops if gpu is None else gpu_hours(candidates, gpu, utilisation)
+    unit = "FLOPs" if gpu is None else f"{gpu.upper()} hours"
+    limit = next((given for given in (budget, hours) if given is not None), _spent(fit) / 10)
+    advice = choose(fit, candidates.variables, costs, at, limit, count, repeat=False)
     if not advice:
         raise UserError(
-            f"--budget: {limit:.3g} FLOPs pay for none of {len(candidates)} candidates; the cheapest takes {costs.min():.3g}."
+            f"{'--budget' if gpu is None else '--gpu-hours'}: {limit:.3g} {unit} pay for none of {len(costs)} candidates; the "
+            f"cheapest takes {costs.min():.3g}."
         )
-    chosen = [candidates[one.index] for one in advice]
-    names = [at.name for at in chosen]
-    Console().print(table(fit, advice, names, at, f"{wanted.model}-{wanted.subset}-{wanted.schedule}"))
+    names = [candidates.names[one.index] for one in advice]
+    Console().print(told(fit, advice, names, at, about, unit))
+    print(f"By the law '{fit.law.name}', fitted to {len(fit.observations)} runs.")
     if json_file is not None:
         rows = [{"run": name, **vars(one)} for name, one in zip(names, advice, strict=True)]
-        write_json(json_file, {"target": wanted.name, "law": law, "budget": limit, "runs": rows})
+        write_json(json_file, {"target": wanted.name, "law": fit.law.name, "budget": limit, "unit": unit, "runs": rows})
     if write:
-        from mimcore.yaml_edit import add_runs
-
-        modules = {at.name: {**at.model_dump(), "module": study.module("objectives", of)} for at in chosen}
-        add_runs(params, modules)
-        written = _foresee(Study.read(params), fit, chosen, counter)
-        print(
-            f"{params}: {len(chosen)} runs added to study.extra, {written} forecasts to {layout.FORECASTS}. Next: dvc repro"
-        )
+        _write(study, fit, [(candidates.names[one.index], candidates.runs[one.index]) for one in advice], counter)
 
 
 @app.command(rich_help_panel=ANSWER)
-def forecast(law: Law = LAW, params: Params = PARAMS) -> None:
+def forecast(law: Law = None, params: Params = PARAMS) -> None:
     """Forecast every run of the study that is not made yet, in forecasts.json: the report will say hit or missed."""
     from mimcore.plan.work import Counter
+    from mimcore.scaling.applicable import answers, refuse_strangers
 
     study, counter = Study.read(params), Counter()
-    total = 0
+    total = silent = 0
     for objective in dict.fromkeys(at.objective for at in study.runs.values()):
         fit, made = _fit(law, objective)
-        waiting = [at for name, at in study.runs.items() if at.objective == objective and name not in made]
+        ahead = {name: at for name, at in study.runs.items() if at.objective == objective and name not in made}
+        waiting = [at for at in ahead.values() if not isinstance(at, Phase)]  # a law of first runs says nothing of them
         if waiting:
-            total += _foresee(study, fit, waiting, counter)
+            variables, _ = variables_of(study, waiting, counter)
+            mask = answers(fit, variables)
+            if not mask.any():
+                refuse_strangers(fit, variables, [at.name for at in waiting], "forecast")
+            total += _foresee(study, fit, [at for at, asked in zip(waiting, mask, strict=True) if asked], counter)
+            silent += int((~mask).sum())
+    if silent:
+        print(f"Of {silent} runs the law says nothing: those that were made do not differ in what these do.")
     print(f"{layout.FORECASTS}: {total} forecasts added." if total else "Every run of the study is made or forecast.")
 
 
-def _fit(law: str, objective: str) -> "tuple[Fit, set[str]]":
+def _fit(law: str | None, objective: str) -> "tuple[Fit, set[str]]":
     """The law, fitted to the runs of one objective, and the names of all runs in the results."""
-    from mimcore import registry
-    from mimcore.scaling.estimate import fit_law
+    from mimcore.scaling.applicable import LAWS, chosen_law, fit_first
     from mimcore.scaling.mapping import RESULTS_MAP, observe
 
     rows = observe(layout.RESULTS / "results.parquet", RESULTS_MAP)
@@ -116,64 +145,65 @@ def _fit(law: str, objective: str) -> "tuple[Fit, set[str]]":
     rows = rows.only(rows.columns["objective"] == objective)
     if not len(rows):
         raise UserError(f"the results have no run of objective '{objective}'; run 'dvc repro', or name another.")
-    return fit_law(registry.load("law", law).Law(), rows, {"bootstrap": REFITS}), made
+    chosen = chosen_law(layout.FIT / "fit.json", objective)
+    names = [law] if law else [*([chosen] if chosen else []), *LAWS]
+    return fit_first(names, rows, {"bootstrap": REFITS}), made
 
 
-def _candidates(study: Study, objective: str, made: set[str]) -> list[Coordinates]:
-    """Every run that could be listed under ``study.extra`` and is neither made nor in the study."""
-    axes = (study.definitions["models"], study.grid.subsets, study.definitions["schedules"], study.grid.seeds)
-    runs = [
-        Coordinates(objective=objective, model=model, subset=subset, schedule=schedule, seed=seed)
-        for model in axes[0]
-        for subset in axes[1]
-        for schedule in axes[2]
-        for seed in axes[3]
-    ]
-    return [at for at in runs if at.name not in made and at.name not in study.runs]
+def _answerable(
+    fit: "Fit",
+    study: Study,
+    objective: str,
+    made: set[str],
+    counter: "Counter",
+    table: Path | None,
+    mapping: Path | None,
+) -> Candidates:
+    """The candidates that the law can be asked of."""
+    from mimcore.scaling.applicable import answers, held, refuse_strangers
+
+    if table is not None:
+        found = of_table(study, table, mapping, fit, made)
+        refuse_strangers(fit, found.variables, found.names, str(table))
+        return found
+    found = of_study(study, objective, made, counter)
+    mask: np.ndarray = answers(fit, found.variables)
+    if not mask.any():
+        shared = " and ".join(f"{name} {value:,.0f}" for name, value in held(fit).items())
+        raise UserError(
+            f"{study.file}: all runs that were made have {shared}, and no candidate has, so that no law says what they would reach; "
+            "define one that shares it, or make runs that differ in it."
+        )
+    return found.only(mask)
 
 
-def _target(study: Study, objective: str, target: str | None) -> Coordinates:
-    seed = study.grid.seeds[0]
-    if target is not None:
-        parts = target.split("-")
-        if len(parts) != 3:
-            raise UserError(f"--target: '{target}' is not MODEL-SUBSET-SCHEDULE, such as small-n8192-long.")
-        model, subset, schedule = parts
-        for kind, name in (("models", model), ("subsets", subset), ("schedules", schedule)):
-            study.options(kind, name)
-        return Coordinates(objective=objective, model=model, subset=subset, schedule=schedule, seed=seed)
-    from mimcore.plan.work import parameters
-
-    return Coordinates(
-        objective=objective,
-        model=max(study.definitions["models"], key=lambda name: parameters(study.options("models", name))),
-        subset=max(study.grid.subsets, key=lambda name: _subset_images(study, name, seed)),
-        schedule=max(
-            study.definitions["schedules"], key=lambda name: int(study.options("schedules", name)["images_seen"])
-        ),
-        seed=seed,
-    )
-
-
-def _variables(
-    study: Study, runs: Sequence[Coordinates], counter: "Counter"
-) -> "tuple[dict[str, np.ndarray], np.ndarray]":
-    """What a law is asked with, and the training FLOPs of each run."""
+def _spent(fit: "Fit") -> float:
+    """FLOPs of the study's own runs that the law is fitted to."""
     import numpy as np
 
-    costs = [counter.cost(_definition(study, at)) for at in runs]
-    seen = np.array([float(study.options("schedules", at.schedule)["images_seen"]) for at in runs])
-    variables = {
-        "encoder_params": np.array([float(cost.encoder_params) for cost in costs]),
-        "unique_images": np.array([float(_subset_images(study, at.subset, at.seed)) for at in runs]),
-        "images_seen": seen,
-    }
-    return variables, np.array([cost.training for cost in costs]) * seen
+    columns = fit.observations.columns
+    own = columns["source"] == "made" if "source" in columns else np.ones(len(fit.observations), dtype=bool)
+    return float(np.nansum(columns["flops"][own]))
 
 
-def _definition(study: Study, at: Coordinates) -> Mapping[str, Any]:
-    objective = {"module": study.module("objectives", at.objective)} | study.options("objectives", at.objective)
-    return {"objective": objective, "model": study.options("models", at.model)}
+def _write(study: Study, fit: "Fit", chosen: Sequence[tuple[str, Coordinates | None]], counter: "Counter") -> None:
+    """Add runs to the study file, and their forecasts."""
+    from mimcore.yaml_edit import add_runs
+
+    runs = []
+    for name, at in chosen:
+        if at is None:
+            raise UserError(
+                f"--write: '{name}' is no run that {study.file} has definitions for; call it "
+                "objective-model-subset-schedule-seed by names that are defined there."
+            )
+        runs.append(at)
+    modules = {at.name: {**at.model_dump(), "module": study.module("objectives", at.objective)} for at in runs}
+    add_runs(study.file, modules)
+    written = _foresee(Study.read(study.file), fit, runs, counter)
+    print(
+        f"{study.file}: {len(runs)} runs added to study.extra, {written} forecasts to {layout.FORECASTS}. Next: dvc repro"
+    )
 
 
 def _foresee(study: Study, fit: "Fit", runs: Sequence[Coordinates], counter: "Counter") -> int:
@@ -181,7 +211,7 @@ def _foresee(study: Study, fit: "Fit", runs: Sequence[Coordinates], counter: "Co
     from mimcore.scaling.table import VAL_LOSS
 
     names = [at.name for at in runs]
-    variables, _ = _variables(study, runs, counter)
+    variables, _ = variables_of(study, runs, counter)
     return len(
         store(layout.FORECASTS, foresee(fit, variables, names, [study.declared_run(name) for name in names], VAL_LOSS))
     )

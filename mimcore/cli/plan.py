@@ -9,6 +9,7 @@ import typer
 from mimcore import layout
 from mimcore.cli.base import ANSWER, PARAMS, Params, app
 from mimcore.errors import UserError
+from mimcore.runs import Phase
 from mimcore.study import Study
 
 if TYPE_CHECKING:
@@ -97,12 +98,16 @@ def _stages(study: Study) -> "Iterator[Stage]":
             yield Stage("sample", f"sample@{subset}-{seed}", indexed)
     for task in grid.tasks:
         yield Stage("examples", f"examples@{task}", indexed)
+    learned = {name: f"prepare{_beside(study, name)}@{name}" for name in study.prepared}
+    for name, (_, subset, seed) in study.prepared.items():
+        yield Stage("prepare", learned[name], (f"sample@{subset}-{seed}",))
     tasks = {task: (study.declared_task(task), _task_images(study, task)) for task in grid.tasks}
     last = []
     for name, at in study.runs.items():
-        beside = "-extra" if name in grid.extra else ""
+        beside = _beside(study, name)
         declared = study.declared_run(name)
-        drawn = (f"sample@{at.subset}-{at.seed}",)
+        before = (f"pretrain{_beside(study, at.after)}@{at.after}",) if isinstance(at, Phase) else ()
+        drawn = (f"sample@{at.subset}-{at.seed}", learned[study.prepared_for(name)], *before)
         images = _subset_images(study, at.subset, at.seed)
         yield Stage("pretrain", f"pretrain{beside}@{name}", drawn, declared, (images,))
         last.append(f"pretrain{beside}@{name}")
@@ -118,6 +123,11 @@ def _stages(study: Study) -> "Iterator[Stage]":
     for verb in ("collect", "fit", "report"):
         yield Stage(verb, verb, tuple(last))
         last = [verb]
+
+
+def _beside(study: Study, run: str) -> str:
+    """What the names of a run's stages have after their verb."""
+    return "-extra" if run in study.grid.extra else "-phase" if run in study.grid.phases else ""
 
 
 def _subset_images(study: Study, subset: str, seed: str) -> int:

@@ -9,7 +9,8 @@ import typer
 from mimcore import layout
 from mimcore.cli.base import ANSWER, PARAMS, PREPARE, Params, RunName, app
 from mimcore.errors import UserError
-from mimcore.study import Coordinates, Study
+from mimcore.runs import Coordinates
+from mimcore.study import Study
 
 #: The option that is swept.
 RATE = "base_learning_rate"

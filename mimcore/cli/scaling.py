@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from mimcore import layout
-from mimcore.cli.base import ANSWER, PARAMS, WORK, Params, app
+from mimcore.cli.base import ANSWER, PARAMS, PREPARE, WORK, Params, app
 from mimcore.errors import UserError
+from mimcore.runs import Phase
 from mimcore.study import Study
 
 
@@ -19,13 +20,32 @@ def collect(params: Params = PARAMS) -> None:
     from mimcore.setaside import set_aside
 
     study = Study.read(params)
-    found = gather(_grid(study), layout.ARTIFACTS, layout.RESULTS)
+    found = gather(_grid(study), layout.ARTIFACTS, layout.RESULTS, layout.IMPORTED)
     # Only now: with the wrong study file, collecting has failed, and nothing is moved.
     aside = layout.SCRATCH / "set-aside"
     if strangers := set_aside(layout.ARTIFACTS, _gathered(study), aside):
         first = f"{strangers[0]}" + (f" and {len(strangers) - 1} more" if len(strangers) > 1 else "")
         print(f"{first}: not of this study, moved to {aside}.")
     print(f"{found['runs']} runs, {found['rows']} numbers.", *found["warnings"], sep="\n")
+    if found["imported"]:
+        print(f"Beside them {found['imported']} imported runs, of {layout.IMPORTED}.")
+
+
+@app.command("import-runs", rich_help_panel=PREPARE)
+def import_runs(
+    table: Annotated[Path, typer.Argument(help="A CSV or Parquet table of finished runs.")],
+    mapping: Annotated[Path, typer.Option("--map", help="What its columns mean (YAML).")],
+    params: Params = PARAMS,
+) -> None:
+    """Take runs that were finished elsewhere into imported.json: the laws are fitted to them too, marked as imported."""
+    from mimcore.scaling.import_runs import runs_from
+    from mimcore.scaling.imported import rows_of, store
+
+    found = runs_from(table, mapping)
+    rows = rows_of(found, Study.read(params).runs, table)
+    before = store(layout.IMPORTED, found)
+    instead = f", in place of {before}" if before else ""
+    print(f"{layout.IMPORTED}: {len(found)} runs of {table.name}, {len(rows)} numbers{instead}. Next: dvc repro")
 
 
 @app.command(rich_help_panel=WORK)
@@ -108,6 +128,7 @@ def _grid(study: Study) -> dict[str, object]:
             name: {
                 "coordinates": at.model_dump(include={"objective", "model", "subset", "schedule", "seed"}),
                 "definition": declared[name],
+                **({"after": at.after, "use": at.use} if isinstance(at, Phase) else {}),
             }
             for name, at in study.runs.items()
         },

@@ -1,14 +1,18 @@
 """Verbs that bring weights in and out."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mimcore import layout
+from mimcore.artifacts import read_json
 from mimcore.cli.base import PARAMS, PREPARE, Params, app
 from mimcore.errors import UserError
 from mimcore.study import Study
+
+if TYPE_CHECKING:
+    from mimcore.weights.publishing import Evidence
 
 
 @app.command("import", rich_help_panel=PREPARE)
@@ -43,14 +47,36 @@ def import_(
         print(note)
 
 
-@app.command("export-model", rich_help_panel=PREPARE)
-def export_model(
+@app.command(rich_help_panel=PREPARE)
+def publish(
     run: Annotated[str, typer.Argument(help="Name of a run, or the folder of a run or an import.", metavar="RUN")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
+    licence: Annotated[str, typer.Option("--license", help="Of the weights: an SPDX identifier, such as apache-2.0.")],
+    data: Annotated[str | None, typer.Option(help="What the images are, for the card.")] = None,
 ) -> None:
-    """Write a run's encoder as timm and the Hugging Face hub read it: model.safetensors and config.json."""
-    from mimcore.weights.exporting import export_model as work
+    """Write a run as a folder for the Hugging Face hub: weights that timm loads, model card, provenance."""
+    from mimcore.weights.publishing import Statement
+    from mimcore.weights.publishing import publish as work
 
     folder = Path(run) if Path(run).is_dir() else layout.run(run)
-    work(folder, out)
-    print(f"{out}: timm.create_model('local-dir:{out}', pretrained=True) loads it.")
+    work(folder.name, folder, _evidence(folder), out, Statement(licence, data))
+    print(f"{out}: timm.create_model('local-dir:{out}', pretrained=True) loads it; README.md is the card.")
+
+
+def _evidence(folder: Path) -> "Evidence":
+    """What the artifacts beside a run's folder say of it; nothing where it lies elsewhere."""
+    from mimcore.weights.publishing import Evidence
+
+    record = layout.provenance(folder) if folder.is_relative_to(layout.ARTIFACTS) else None
+    definition = read_json(folder / "metrics.json")["definition"] if (folder / "metrics.json").is_file() else {}
+    evals = {file.parent.name: read_json(file) for file in layout.evaluation(folder.name, "").glob("*/metrics.json")}
+    floors: dict[str, Any] = {}
+    for task, found in evals.items():
+        for file in layout.ARTIFACTS.glob(f"floors/*/{task}/metrics.json"):
+            floor = read_json(file)
+            if (floor["definition"]["model"], floor["definition"]["task"]) == (
+                definition.get("model"),
+                found["definition"]["task"],
+            ):
+                floors[task] = floor
+    return Evidence(evals, floors, read_json(record) if record and record.is_file() else {})

@@ -28,6 +28,7 @@ REQUIRED: dict[str, pa.DataType] = {
 OPTIONAL: dict[str, pa.DataType] = {
     "label": pa.int64(),
     "caption": pa.string(),
+    "tags": pa.list_(pa.string()),
     "boxes": pa.list_(pa.list_(pa.float32())),
     "box_labels": pa.list_(pa.int32()),
     "box_areas": pa.list_(pa.float32()),

@@ -1,4 +1,4 @@
-"""Augmentation of images with boxes."""
+"""Augmentation of images with boxes and masks."""
 
 import torch
 from torch import Tensor
@@ -24,21 +24,50 @@ def large_scale_jitter(
         image, uint8 ``(3, h, w)`` with h, w <= frame; its boxes, float ``(M, 4)``; which of the N they are, bool.
         A box of which less than one pixel is left on a side is dropped.
     """
-    flip, factor, down, across = draws.tolist()
     _, height, width = image.shape
-    if mirror and flip < 0.5:
+    flip, (new_height, new_width), (top, left) = _placed((height, width), draws, frame, scale, mirror)
+    if flip:
         image = image.flip(2)
         boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
-    factor = scale[0] + (scale[1] - scale[0]) * factor
-    new_height, new_width = max(1, round(height * factor)), max(1, round(width * factor))
     image = resize(image, new_height, new_width)
-    top, left = int(down * (max(0, new_height - frame) + 1)), int(across * (max(0, new_width - frame) + 1))
     image = image[:, top : top + frame, left : left + frame]
     ratio = boxes.new_tensor([new_width / width, new_height / height])
     boxes = boxes * ratio.repeat(2) - boxes.new_tensor([left, top, left, top])
     boxes = clip(boxes, image.shape[1], image.shape[2])
     kept = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1)
     return image, boxes[kept], kept
+
+
+def jitter_masks(
+    masks: Tensor, fitted: tuple[int, int], draws: Tensor, frame: int, scale: tuple[float, float], mirror: bool
+) -> Tensor:
+    """Do to masks what ``large_scale_jitter`` does to their image.
+
+    Args:
+        masks: uint8 ``(N, H, W)``, of an image at any size.
+        fitted: height and width that the image had when it was jittered.
+        draws: as there, and so are ``frame``, ``scale`` and ``mirror``.
+        frame: pixels.
+        scale: least and greatest factor.
+        mirror: whether half of the images are mirrored.
+
+    Returns:
+        uint8 ``(N, h, w)``, by the nearest neighbour.
+    """
+    flip, (height, width), (top, left) = _placed(fitted, draws, frame, scale, mirror)
+    masks = resize_nearest(masks.flip(2) if flip else masks, height, width)
+    return masks[:, top : top + frame, left : left + frame]
+
+
+def _placed(
+    fitted: tuple[int, int], draws: Tensor, frame: int, scale: tuple[float, float], mirror: bool
+) -> tuple[bool, tuple[int, int], tuple[int, int]]:
+    """Whether to mirror, the new height and width, and where the frame begins, down and across."""
+    flip, part, *places = draws.tolist()
+    factor = scale[0] + (scale[1] - scale[0]) * part
+    height, width = (max(1, round(side * factor)) for side in fitted)
+    top, left = (int(place * (max(0, side - frame) + 1)) for place, side in zip(places, (height, width), strict=True))
+    return mirror and flip < 0.5, (height, width), (top, left)
 
 
 def clip(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -52,3 +81,12 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     if image.shape[1:] == (height, width):
         return image
     return F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+
+
+def resize_nearest(values: Tensor, height: int, width: int) -> Tensor:
+    """Resize ``(..., H, W)`` by the nearest neighbour of each place, whatever the type."""
+    rows, columns = (
+        ((torch.arange(new) + 0.5) * (old / new)).long().clamp(max=old - 1)
+        for new, old in ((height, values.shape[-2]), (width, values.shape[-1]))
+    )
+    return values[..., rows, :][..., columns]

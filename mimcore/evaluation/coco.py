@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from faster_coco_eval.core import mask as coco_mask
 
 from mimcore.evaluation.scenes import Truth
 from mimcore.evaluation.task import Metric, Value
@@ -52,15 +53,22 @@ class Detections:
         boxes: float32 ``(N, 4)``, xyxy.
         scores: float32 ``(N,)``.
         labels: int64 ``(N,)``, 0-based classes.
+        masks: COCO's run-length codes of each, where masks are what is found.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    masks: tuple[dict[str, Any], ...] | None = None
 
 
 def average_precision(
-    truths: list[Truth], detections: list[Detections], sizes: list[tuple[int, int]], classes: int, seed: int
+    truths: list[Truth],
+    detections: list[Detections],
+    sizes: list[tuple[int, int]],
+    classes: int,
+    seed: int,
+    masks: bool = False,
 ) -> dict[str, Value]:
     """COCO's metrics; those of an area that no true box has are left out.
 
@@ -70,17 +78,18 @@ def average_precision(
         sizes: width and height of each image, pixels.
         classes: number of classes.
         seed: of the bootstrap.
+        masks: whether masks are compared, and not boxes.
 
     Returns:
         A value for each name of ``METRICS`` that exists. Standard errors are None with fewer than 2 images.
     """
-    values = _values(truths, detections, sizes, classes)
-    errors = bootstrap(truths, detections, classes, seed) if len(truths) > 1 else {}
+    values = _values(truths, detections, sizes, classes, masks)
+    errors = bootstrap(truths, detections, classes, seed, masks=masks) if len(truths) > 1 else {}
     return {name: Value(value, errors.get(name)) for name, value in values.items() if value >= 0}
 
 
 def _values(
-    truths: list[Truth], detections: list[Detections], sizes: list[tuple[int, int]], classes: int
+    truths: list[Truth], detections: list[Detections], sizes: list[tuple[int, int]], classes: int, masks: bool
 ) -> dict[str, float]:
     """Run faster-coco-eval; -1 where there is no true box."""
     from faster_coco_eval import COCO, COCOeval_faster
@@ -88,19 +97,21 @@ def _values(
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     for image, (truth, found) in enumerate(zip(truths, detections, strict=True), start=1):
-        for box, label, area, crowd in zip(truth.boxes, truth.labels, truth.areas, truth.crowd, strict=True):
-            entry = {"image_id": image, "category_id": int(label), "bbox": _xywh(box), "area": float(area)}
-            annotations.append(entry | {"id": len(annotations) + 1, "iscrowd": int(crowd)})
-        for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
-            entry = {"image_id": image, "category_id": int(label), "bbox": _xywh(box), "score": float(score)}
-            results.append(entry)
+        for number, (label, area, crowd) in enumerate(zip(truth.labels, truth.areas, truth.crowd, strict=True)):
+            entry = {"image_id": image, "category_id": int(label), "area": float(area), "iscrowd": int(crowd)}
+            annotations.append(entry | _shape(truth, number, masks) | {"id": len(annotations) + 1})
+        for number, (score, label) in enumerate(zip(found.scores, found.labels, strict=True)):
+            entry = {"image_id": image, "category_id": int(label), "score": float(score)}
+            results.append(entry | _shape(found, number, masks))
     images = [{"id": i, "width": w, "height": h} for i, (w, h) in enumerate(sizes, start=1)]
     categories = [{"id": label, "name": str(label)} for label in range(classes)]
     truth_set = COCO({"images": images, "annotations": annotations, "categories": categories})
     if not results:
         has = {name: any(_counted(t, AREAS[area]).any() for t in truths) for name, (area, _) in PARTS.items()}
         return {name: 0.0 if has[name] else -1.0 for name in PARTS}
-    evaluation = COCOeval_faster(truth_set, truth_set.loadRes(results), "bbox", print_function=_quiet)
+    evaluation = COCOeval_faster(
+        truth_set, truth_set.loadRes(results), "segm" if masks else "bbox", print_function=_quiet
+    )
     evaluation.run()
     return dict(zip(PARTS, map(float, evaluation.stats[:6]), strict=True))
 
@@ -109,9 +120,18 @@ def _quiet(*_: object) -> None:
     """Print nothing."""
 
 
-def _xywh(box: np.ndarray) -> list[float]:
-    x0, y0, x1, y1 = map(float, box)
-    return [x0, y0, x1 - x0, y1 - y0]
+def _shape(owner: Truth | Detections, number: int, masks: bool) -> dict[str, Any]:
+    """The box, or mask, of an instance as COCO writes it."""
+    if masks:
+        return {"segmentation": _codes(owner)[number]}
+    x0, y0, x1, y1 = map(float, owner.boxes[number])
+    return {"bbox": [x0, y0, x1 - x0, y1 - y0]}
+
+
+def _codes(owner: Truth | Detections) -> tuple[dict[str, Any], ...]:
+    if owner.masks is None:
+        raise ValueError("masks are compared, but there are none")
+    return owner.masks
 
 
 def _counted(truth: Truth, area: tuple[float, float]) -> np.ndarray:
@@ -120,7 +140,12 @@ def _counted(truth: Truth, area: tuple[float, float]) -> np.ndarray:
 
 
 def bootstrap(
-    truths: list[Truth], detections: list[Detections], classes: int, seed: int, resamples: int = RESAMPLES
+    truths: list[Truth],
+    detections: list[Detections],
+    classes: int,
+    seed: int,
+    resamples: int = RESAMPLES,
+    masks: bool = False,
 ) -> dict[str, float]:
     """Standard errors of the metrics over the draw of test images.
 
@@ -129,13 +154,12 @@ def bootstrap(
     """
     random = np.random.default_rng(seed)
     weights = random.multinomial(len(truths), np.full(len(truths), 1 / len(truths)), size=resamples)
-    return {
-        name: float(np.nanstd(table, ddof=1)) for name, table in weighted(truths, detections, classes, weights).items()
-    }
+    tables = weighted(truths, detections, classes, weights, masks)
+    return {name: float(np.nanstd(table, ddof=1)) for name, table in tables.items()}
 
 
 def weighted(
-    truths: list[Truth], detections: list[Detections], classes: int, weights: np.ndarray
+    truths: list[Truth], detections: list[Detections], classes: int, weights: np.ndarray, masks: bool = False
 ) -> dict[str, np.ndarray]:
     """Compute the metrics of a set that has each image as many times as its weight says.
 
@@ -144,6 +168,7 @@ def weighted(
         detections: of each image.
         classes: number of classes.
         weights: int ``(B, images)``.
+        masks: whether masks are compared, and not boxes.
 
     Returns:
         For each metric with at least one true box, float64 ``(B,)``; NaN where a resample has no true box.
@@ -152,7 +177,7 @@ def weighted(
     tables = {name: np.full((classes, len(OVERLAPS), len(weights)), np.nan) for name in areas}
     for label in range(classes):
         for name, area in areas.items():
-            image, hit, ignored, positives = _match(truths, detections, label, area)
+            image, hit, ignored, positives = _match(truths, detections, label, area, masks)
             total = weights @ positives
             for index in range(len(OVERLAPS)):
                 counted = ~ignored[index]
@@ -183,7 +208,7 @@ def _precision(hit: np.ndarray, weights: np.ndarray, total: np.ndarray) -> np.nd
 
 
 def _match(
-    truths: list[Truth], detections: list[Detections], label: int, area: tuple[float, float]
+    truths: list[Truth], detections: list[Detections], label: int, area: tuple[float, float], masks: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Match the detections of a class.
 
@@ -201,9 +226,9 @@ def _match(
         which = which[np.argsort(-found.scores[which], kind="stable")][:MOST]
         if not len(which):
             continue
-        hit, ignored = _greedy(found.boxes[which], truth.boxes[mine], truth.crowd[mine], counted)
-        sides = found.boxes[which, 2:] - found.boxes[which, :2]
-        outside = (sides.prod(axis=1) < area[0]) | (sides.prod(axis=1) > area[1])
+        overlaps, areas = _compare(truth, found, np.flatnonzero(mine), which, masks)
+        hit, ignored = _greedy(overlaps, truth.crowd[mine], counted)
+        outside = (areas < area[0]) | (areas > area[1])
         images.append(np.full(len(which), index))
         scores.append(found.scores[which])
         hits.append(hit & ~ignored)
@@ -216,27 +241,38 @@ def _match(
     return np.concatenate(images)[order], hit, ignored, positives
 
 
-def _greedy(
-    found: np.ndarray, true: np.ndarray, crowd: np.ndarray, counted: np.ndarray
+def _compare(
+    truth: Truth, found: Detections, mine: np.ndarray, which: np.ndarray, masks: bool
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Overlaps of the detections ``which`` with the true ones ``mine``, float64 ``(N, M)``, and areas of the former, ``(N,)``."""
+    if not masks:
+        boxes = found.boxes[which]
+        return _overlaps(boxes, truth.boxes[mine], truth.crowd[mine]), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    seen, true = ([_codes(owner)[number] for number in numbers] for owner, numbers in ((found, which), (truth, mine)))
+    areas = np.asarray(coco_mask.area(seen), np.float64)
+    if not true:
+        return np.zeros((len(seen), 0)), areas
+    return np.asarray(coco_mask.iou(seen, true, truth.crowd[mine].astype(np.uint8)), np.float64), areas
+
+
+def _greedy(overlaps: np.ndarray, crowd: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Give each detection, best first, the true box that overlaps it most; boxes that do not count come second.
 
     Returns:
         matched and matched to a box that does not count, bool ``(T, N)``.
     """
-    matched = np.zeros((len(OVERLAPS), len(found)), bool)
+    matched = np.zeros((len(OVERLAPS), len(overlaps)), bool)
     ignored = np.zeros_like(matched)
-    if not len(true):
+    if not len(crowd):
         return matched, ignored
-    overlaps = _overlaps(found, true, crowd)
-    taken = np.zeros((len(OVERLAPS), len(true)), bool)
+    taken = np.zeros((len(OVERLAPS), len(crowd)), bool)
     rows = np.arange(len(OVERLAPS))
     for index, overlap in enumerate(overlaps):
         free = (~taken | crowd) & (overlap >= np.minimum(OVERLAPS, 1 - 1e-10)[:, None])
         first, second = free & counted, free & ~counted
         choice = np.where(first.any(axis=1)[:, None], first, second)
         # COCO takes the last of equal overlaps.
-        best = len(true) - 1 - np.where(choice, overlap, -1)[:, ::-1].argmax(axis=1)
+        best = len(crowd) - 1 - np.where(choice, overlap, -1)[:, ::-1].argmax(axis=1)
         matched[:, index] = choice.any(axis=1)
         ignored[:, index] = matched[:, index] & ~counted[best]
         taken[rows, best] |= matched[:, index]

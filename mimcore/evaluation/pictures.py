@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torchvision.ops import nms
 
 from mimcore.evaluation.coco import Detections
@@ -19,6 +19,9 @@ PAPER, INK, TRUE, FOUND = "#ffffff", "#222222", "#56b4e9", "#e69f00"
 
 #: Least score of a detection that is drawn.
 SHOWN = 0.3
+
+#: Least score of a mask that is drawn: below it, masks lie over each other.
+SHOWN_MASK = 0.5
 
 
 def draw_detections(
@@ -35,17 +38,107 @@ def draw_detections(
         most: images to draw.
     """
     tiles = [_tile(images.raw(i), truths[i], found[i], names) for i in range(min(most, len(images)))]
-    columns = min(3, len(tiles))
+    _sheet(
+        path,
+        tiles,
+        [(TRUE, "annotated"), (FOUND, f"detected (score {SHOWN} or more)")],
+        min(3, len(tiles)),
+        filled=False,
+    )
+
+
+def draw_maps(path: Path, shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]], names: list[str]) -> None:
+    """Draw images beside their true and predicted classes of pixels, an image to a row.
+
+    Args:
+        path: a PNG to write.
+        shown: of each image the pixels, uint8 ``(3, H, W)``, and its true and predicted classes, integers ``(H, W)``; a
+            negative class is of no account and stays as the image is.
+        names: of the classes.
+    """
+    tiles = []
+    for pixels, truth, found in shown:
+        tiles += [_fitted(_coloured(pixels, classes)) for classes in (np.full_like(truth, -1), truth, found)]
+    present = sorted(
+        {int(label) for _, *maps in shown for classes in maps for label in np.unique(classes) if label >= 0}
+    )
+    key = [(_colour(label), names[label]) for label in present]
+    _sheet(path, tiles, [*key, (PAPER, "each image, as annotated, as found")], 3, filled=True)
+
+
+def draw_instances(
+    path: Path,
+    shown: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    names: list[str] | None,
+) -> None:
+    """Draw images beside their true and predicted instances, each class in a colour of its own, an image to a row.
+
+    Args:
+        path: a PNG to write.
+        shown: of each image the pixels, uint8 ``(3, H, W)``, its true masks, bool ``(N, H, W)``, and their classes ``(N,)``, and
+            the masks and classes that were found, likewise.
+        names: of the classes.
+    """
+    tiles = []
+    for pixels, *sides in shown:
+        tiles.append(_fitted(pixels))
+        for masks, labels in (sides[:2], sides[2:]):
+            painted = pixels
+            for mask, label in zip(masks, labels, strict=True):
+                painted = _coloured(painted, np.where(mask, int(label), -1))
+                edge = mask & ~(
+                    mask & np.roll(mask, 1, 0) & np.roll(mask, -1, 0) & np.roll(mask, 1, 1) & np.roll(mask, -1, 1)
+                )
+                painted = np.where(edge, 255, painted).astype(np.uint8)
+            tiles.append(_fitted(painted))
+    present = sorted({int(label) for _, _, true, _, found in shown for label in (*true, *found)})
+    key = [(_colour(label), names[label] if names else str(label)) for label in present]
+    _sheet(
+        path, tiles, [*key, (PAPER, f"each image, as annotated, as found (score {SHOWN_MASK} or more)")], 3, filled=True
+    )
+
+
+def _coloured(pixels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Lay the colours of classes half-transparent over uint8 ``(3, H, W)``."""
+    found = pixels.copy()
+    for label in np.unique(classes[classes >= 0]).tolist():
+        colour = np.array(ImageColor.getrgb(_colour(label)))[:, None]
+        inside = classes == label
+        found[:, inside] = (0.35 * pixels[:, inside] + 0.65 * colour).astype(np.uint8)
+    return found
+
+
+def _colour(label: int) -> str:
+    """A colour for each class: neighbours are a golden angle of hue apart, and of other brightness."""
+    return f"hsl({label * 137.508 % 360:.0f}, 85%, {(35, 60, 78)[label % 3]}%)"
+
+
+def _fitted(pixels: np.ndarray) -> Image.Image:
+    """An image ``SIDE`` pixels high."""
+    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    scale = SIDE / image.height
+    how = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS
+    return image.resize((max(1, min(2 * SIDE, round(image.width * scale))), SIDE), how)
+
+
+def _sheet(path: Path, tiles: list[Image.Image], key: list[tuple[str, str]], columns: int, filled: bool) -> None:
+    """Set tiles in rows under a line that says what the colours mean."""
+    font = ImageFont.load_default(LETTERS)
+    lengths = [LETTERS + 30 + round(font.getlength(text)) for _, text in key]
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     width = max(sum(tile.width + GAP for tile in row) for row in rows) + GAP
-    top = GAP + 2 * LETTERS
+    places, x, line = [], GAP, 0
+    for length in lengths:
+        if x > GAP and x + length > width:
+            x, line = GAP, line + 1
+        places.append((x, GAP + line * 2 * LETTERS))
+        x += length
+    top = GAP + (line + 1) * 2 * LETTERS
     sheet = Image.new("RGB", (width, top + len(rows) * (SIDE + GAP)), PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(LETTERS)
-    x = GAP
-    for colour, text in ((TRUE, "annotated"), (FOUND, f"detected (score {SHOWN} or more)")):
-        pen.rectangle((x, GAP, x + LETTERS, GAP + LETTERS), outline=colour, width=3)
-        pen.text((x + LETTERS + 6, GAP + LETTERS / 2), text, fill=INK, font=font, anchor="lm")
-        x += LETTERS + 30 + round(pen.textlength(text, font=font))
+    pen = ImageDraw.Draw(sheet)
+    for (x, y), (colour, text) in zip(places, key, strict=True):
+        pen.rectangle((x, y, x + LETTERS, y + LETTERS), fill=colour if filled else None, outline=colour, width=3)
+        pen.text((x + LETTERS + 6, y + LETTERS / 2), text, fill=INK, font=font, anchor="lm")
     for line, row in enumerate(rows):
         x = GAP
         for tile in row:
@@ -56,14 +149,8 @@ def draw_detections(
 
 def _tile(pixels: np.ndarray, truth: Truth, found: Detections, names: list[str] | None) -> Image.Image:
     """One image with its boxes, ``SIDE`` pixels high."""
-    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    scale = SIDE / image.height
-    grown = scale > 2
-    tile = image.resize(
-        (max(1, min(2 * SIDE, round(image.width * scale))), SIDE),
-        Image.Resampling.NEAREST if grown else Image.Resampling.LANCZOS,
-    )
-    ratio = np.tile([tile.width / image.width, tile.height / image.height], 2)
+    tile = _fitted(pixels)
+    ratio = np.tile([tile.width / pixels.shape[2], tile.height / pixels.shape[1]], 2)
     pen, font = ImageDraw.Draw(tile), ImageFont.load_default(LETTERS - 2)
     for box in truth.boxes * ratio:
         pen.rectangle(tuple(box.tolist()), outline=TRUE, width=4)

@@ -1,4 +1,4 @@
-"""How a task trains an encoder end to end: AdamW, layer-wise learning rates, warmup and cosine."""
+"""How a task trains an encoder end to end: AdamW, layer-wise learning rates, warmup and a decay."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,6 +12,11 @@ from torch import Tensor, nn
 
 from mimcore.errors import UserError
 from mimcore.evaluation.task import Context, Precision, TaskConfig
+
+#: How the learning rate falls after the warmup: half a cosine to 0 (Loshchilov & Hutter 2017); linearly to 0, as OpenMMLab's
+#: 'poly' of power 1; or by ten at two milestones, ViTDet's (Detectron2's configuration: steps 163,889 and 177,546 of 184,375).
+Decay = Literal["cosine", "linear", "milestones"]
+MILESTONES = (163_889 / 184_375, 177_546 / 184_375)
 
 #: Steps between looks at the loss: each makes an accelerator wait.
 LOOK = 10
@@ -34,6 +39,8 @@ class Recipe(TaskConfig):
     cosine_from: Literal["warmup", "start"] = "warmup"
     #: Gradients are scaled down to this L2 norm; None leaves them (MAE), SimMIM clips at 5.
     clip_grad: float | None = Field(None, gt=0)
+    #: How the learning rate falls: ``cosine`` (MAE), ``linear``, or by ten at ViTDet's two ``milestones``.
+    decay: Decay = "cosine"
     #: Decoupled weight decay; norms, biases, positions and the class token have none.
     weight_decay: float = Field(ge=0)
     #: Learning rate of a block relative to the one above it (Clark et al. 2020; Bao et al. 2021).
@@ -59,15 +66,17 @@ class Recipe(TaskConfig):
 
 
 def rate(step: int, peak: float, config: Recipe) -> float:
-    """Learning rate of a step: a linear rise to ``peak``, then half a cosine (Loshchilov & Hutter 2017)."""
+    """Learning rate of a step: a linear rise to ``peak``, then the decay (a cosine: Loshchilov & Hutter 2017)."""
     warmup = round(config.steps * config.warmup_fraction)
     if step < warmup:
         start = config.warmup_learning_rate
         return start + (peak - start) * (step + 1) / warmup
-    begun = warmup if config.cosine_from == "warmup" else 0
-    progress = (step - begun) / max(1, config.steps - begun)
     end = config.min_learning_rate
-    return end + (peak - end) * 0.5 * (1 + math.cos(math.pi * progress))
+    if config.decay == "milestones":
+        return max(end, peak * math.prod(0.1 for milestone in MILESTONES if step >= round(milestone * config.steps)))
+    begun = warmup if config.cosine_from == "warmup" else 0
+    done = (step - begun) / max(1, config.steps - begun)
+    return end + (peak - end) * (1 - done if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def encoder_groups(module: nn.Module, config: Recipe, scale: float = 1.0) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from mimcore.errors import UserError
 Precision = Literal["float32", "bfloat16"]
 
 #: What a task wants to know of every image of its pool.
-Needs = Literal["labels", "boxes"]
+Needs = Literal["labels", "boxes", "masks"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A whole model to continue from: the encoder of a run or of an import, and its objective's other weights where they were kept."""
+"""A model to continue from: the encoder of a run or of an import, and its objective's other weights where they were kept."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,15 +55,32 @@ def begin(encoder: encoders.Encoder, objective: nn.Module, config: encoders.Conf
         raise UserError(
             f"models.initial.sha256: {file} is not the file that was pinned; adopt it with 'sha256: {digest}'."
         )
+    _transfer(folder, encoder, "models.initial")
+    if initial.objective:
+        _fill(objective, _read(folder))
+
+
+def begin_after(encoder: encoders.Encoder, folder: Path) -> None:
+    """Put the weights of a run's encoder in the place of the initial ones, for a phase that follows it (``use: weights``).
+
+    The image may be another, as with ``models.initial``; the decoder and the like begin afresh.
+
+    Args:
+        encoder: of the phase; is changed.
+        folder: of the run artifact.
+
+    Raises:
+        UserError: the weights do not fit, or there are none.
+    """
+    _transfer(folder, encoder, "study.phases")
+
+
+def _transfer(folder: Path, encoder: encoders.Encoder, where: str) -> None:
     source = encoders.load(folder)
     try:
         families.transfer(source.module, encoder.module)
     except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"models.initial: the encoder of {folder} ('{source.model_name}') does not fit: {error}"
-        ) from None
-    if initial.objective:
-        _fill(objective, _read(folder))
+        raise UserError(f"{where}: the encoder of {folder} ('{source.model_name}') does not fit: {error}") from None
 
 
 def _read(folder: Path) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 He et al. 2022, 'Masked Autoencoders Are Scalable Vision Learners', section 3.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -16,6 +16,7 @@ from mimcore.models.encoder import Encoder, sides
 from mimcore.models.encoding import encode_hidden, encode_patches
 from mimcore.models.families import Hierarchical
 from mimcore.models.masking import MaskingOptions, Masks
+from mimcore.models.objective import NOTHING, Given, Trained
 from mimcore.models.options import ObjectiveOptions
 from mimcore.models.patches import normalize_patches, patchify
 from mimcore.models.targets import TargetOptions
@@ -54,7 +55,7 @@ class Config(MaskingOptions, TargetOptions, ObjectiveOptions):
         return self
 
 
-class Objective(nn.Module):
+class Objective(Trained):
     """MAE's loss over a timm vision transformer.
 
     Shapes: B batch, U mask units of the image, N patches, K kept, M predicted of the N - K hidden, D encoder width, P values
@@ -65,9 +66,9 @@ class Objective(nn.Module):
     """
 
     #: The loss is a mean over images, each with as many predicted patches: micro-batches of it weigh by their images.
-    whole_batch: ClassVar[bool] = False
+    whole_batch = False
 
-    def __init__(self, encoder: Encoder, config: Config) -> None:
+    def __init__(self, encoder: Encoder, config: Config, given: Given = NOTHING) -> None:
         super().__init__()
         module = encoder.module
         if isinstance(module, Hierarchical) or not (

@@ -3,7 +3,7 @@
 Xie et al. 2022, 'SimMIM: a Simple Framework for Masked Image Modeling', section 3.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from mimcore.models.encoder import Encoder, sides
 from mimcore.models.encoding import encode_hidden
 from mimcore.models.families import Hierarchical
 from mimcore.models.masking import MaskingOptions, Masks
+from mimcore.models.objective import NOTHING, Given, Trained
 from mimcore.models.options import ObjectiveOptions
 from mimcore.models.targets import TargetOptions
 
@@ -30,7 +31,7 @@ class Config(MaskingOptions, TargetOptions, ObjectiveOptions):
     loss: Literal["l1", "l2"] = "l1"
 
 
-class Objective(nn.Module):
+class Objective(Trained):
     """SimMIM's loss over a timm vision transformer or Swin.
 
     Shapes: B batch, U mask units of the image, D width of the last tokens, S their stride.
@@ -40,9 +41,9 @@ class Objective(nn.Module):
     """
 
     #: The loss is a mean over images, each with as many masked pixels: micro-batches of it weigh by their images.
-    whole_batch: ClassVar[bool] = False
+    whole_batch = False
 
-    def __init__(self, encoder: Encoder, config: Config) -> None:
+    def __init__(self, encoder: Encoder, config: Config, given: Given = NOTHING) -> None:
         super().__init__()
         module = encoder.module
         self.encoder = module

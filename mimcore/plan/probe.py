@@ -27,6 +27,7 @@ from mimcore.evaluation.task import Context, Data
 from mimcore.models import encoder as encoders
 from mimcore.plan.work import Stage, fixed_images
 from mimcore.training.state import Run, start_run
+from mimcore.training.states import images_before
 from mimcore.training.step import speed_up, train_step
 from mimcore.training.validation import fixed_loss
 
@@ -39,6 +40,7 @@ LOADS = {
     "index": "mimcore.data.index",
     "sample": "mimcore.sampling.draw",
     "examples": "mimcore.sampling.examples",
+    "prepare": "mimcore.sampling.prepare",
     "pretrain": "mimcore.training.pretrain, torch._dynamo",  # which torch's optimisers load
     "evaluate": "mimcore.evaluation.run, torch._dynamo",
     "floor": "mimcore.evaluation.run, torch._dynamo",
@@ -75,7 +77,9 @@ class Probe:
             return None
         if stage.verb == "pretrain":
             run = _schedule(stage)
-            return float(start + found["step"] * run.steps + found["fixed"] * fixed_images(run, stage.images[0]))
+            before = images_before(stage.definition, run)
+            steps, fixed = run.steps - before // run.batch_size, fixed_images(run, stage.images[0], before)
+            return float(start + found["step"] * steps + found["fixed"] * fixed)
         train, test = _lengths(stage)
         first = self.times.get(_key(_first(stage)), 0.0)
         return float(start + first + found["start"] + found["train"] * train + found["test"] * test)
@@ -233,7 +237,7 @@ def _noise(count: int, image_size: int | tuple[int, int], channels: int) -> np.n
 
 
 def _examples(count: int, encoder: encoders.Encoder, needs: str) -> Any:
-    """Noise with labels, or with two boxes to an image."""
+    """Noise with labels, or with two boxes to an image and, where they are needed, their masks."""
     images = _noise(count, encoder.image_size, encoder.channels)
     height, width = images.shape[2:]
     random = np.random.default_rng(1)
@@ -248,14 +252,26 @@ def _examples(count: int, encoder: encoders.Encoder, needs: str) -> Any:
         "box_areas": pa.array([[areas] * 2] * count, pa.list_(pa.float32())),
         "box_crowd": pa.array([[False] * 2] * count, pa.list_(pa.bool_())),
     }
+    if needs == "masks":
+        columns["masks"] = [_rectangles(image, height, width) for image in boxes]
     return _Table(images, columns)
+
+
+def _rectangles(boxes: np.ndarray, height: int, width: int) -> list[str]:
+    from mimcore.evaluation.dense.masks import encode_masks
+
+    masks = np.zeros((len(boxes), height, width), np.uint8)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes.round().astype(int), strict=True):
+        mask[y0:y1, x0:x1] = 1
+    return [code["counts"] for code in encode_masks(masks)]
 
 
 def _timed(stage: Stage) -> dict[str, Any]:
     """What a time is a time of: neither the seed nor the subset, and of lengths only what the step sees."""
     definition = stage.definition or {}
     if stage.verb == "pretrain":
-        return {part: definition[part] for part in ("objective", "model", "schedule")}
+        schedule = {name: value for name, value in definition["schedule"].items() if name != "keep_states"}
+        return {"objective": definition["objective"], "model": definition["model"], "schedule": schedule}
     model = definition["model"] if stage.verb == "floor" else definition["run"]["model"]
     return {"verb": stage.verb, "task": definition["task"], "model": model}
 

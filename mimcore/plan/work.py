@@ -12,6 +12,7 @@ from mimcore.evaluation.recipe import Recipe
 from mimcore.models import encoder as encoders
 from mimcore.training.flops import Cost, encoder_flops, trace
 from mimcore.training.schedule import Schedule
+from mimcore.training.states import images_before
 
 #: Bytes of a weight in ``encoder.safetensors``.
 FLOAT32 = 4
@@ -76,10 +77,13 @@ class Counter:
     def _run(self, stage: Stage) -> Counted:
         definition = stage.definition or {}
         schedule = resolve(Schedule, definition["schedule"], "schedules")
-        cost, fixed = self.cost(definition), fixed_images(schedule, stage.images[0])
-        flops = cost.training * schedule.images_seen + cost.forward * fixed
-        kept = FLOAT32 * cost.encoder_params
-        return Counted(schedule.images_seen + fixed, flops, kept, schedule.precision)
+        before = images_before(definition, schedule)
+        cost, fixed = self.cost(definition), fixed_images(schedule, stage.images[0], before)
+        trained = schedule.images_seen - before
+        flops = cost.training * trained + cost.forward * fixed
+        # A state has the weights, their two moments and, where there is one, their average.
+        states = len(schedule.keep_states) * cost.params * (4 if schedule.ema_decay else 3)
+        return Counted(trained + fixed, flops, FLOAT32 * (cost.encoder_params + states), schedule.precision)
 
     def _task(self, stage: Stage) -> Counted:
         """Of a task that trains the encoder forward and backward (three times forward: Kaplan et al. 2020, section 2.1), heads
@@ -108,9 +112,15 @@ class Counter:
         return self._forward[key]
 
 
-def fixed_images(schedule: Schedule, unique_images: int) -> int:
-    """Images that a run's validations see: at the start and at each of them, on both fixed sets."""
-    points = len(set(schedule.validation_steps()))
+def fixed_images(schedule: Schedule, unique_images: int, before: int = 0) -> int:
+    """Images that a run's validations see: at the start and at each of them, on both fixed sets.
+
+    Args:
+        schedule: of the run.
+        unique_images: of its subset.
+        before: images seen at which a branch leaves its trunk; it validates after that alone.
+    """
+    points = sum(not before or step * schedule.batch_size > before for step in set(schedule.validation_steps()))
     return points * (schedule.validation_images + min(schedule.validation_images, unique_images))
 
 

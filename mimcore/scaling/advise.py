@@ -33,7 +33,9 @@ class Advice:
     gain: float
 
 
-def table(fit: Fit, advice: Sequence[Advice], names: Sequence[str], target: Variables, about: str) -> Table:
+def table(
+    fit: Fit, advice: Sequence[Advice], names: Sequence[str], target: Variables, about: str, unit: str = "FLOPs"
+) -> Table:
     """What to run, for the terminal: cost, and how wide the forecast's interval will be.
 
     Args:
@@ -42,13 +44,14 @@ def table(fit: Fit, advice: Sequence[Advice], names: Sequence[str], target: Vari
         names: of the advised runs.
         target: variables of the forecast.
         about: the forecast's name.
+        unit: of the costs.
     """
     now = fit.predict(target)
     width = float(np.mean(now.high - now.low))
     before = float(np.mean(np.diagonal(covariance(fit, target))))
     forecast = interval(float(now.mean[0]), float(now.low[0]), float(now.high[0]))
     found = Table(title=f"To forecast {fit.observations.name} of {about}, now {forecast}", title_justify="left")
-    for column in ("run", "FLOPs", "variance left", "interval's width"):
+    for column in ("run", unit, "variance left", "interval's width"):
         found.add_column(column, justify="left" if column == "run" else "right")
     for name, one in zip(names, advice, strict=True):
         left = one.variance / before

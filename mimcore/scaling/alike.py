@@ -1,88 +1,160 @@
-"""Do two ways to draw as many images come to the same? Tests of equivalence, and their figure."""
+"""Do two ways come to the same? Tests of equivalence of subsets of as many images, and of objectives, at equal other coordinates."""
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import numpy as np
 
-from mimcore.scaling.drawing import INK, MODEL_COLOURS, PLOT_WIDTH, Panel, render
+from mimcore.scaling.drawing import INK, MODEL_COLOURS, PLOT_WIDTH, Key, Panel, render
+from mimcore.scaling.effects import Comparison, coordinate
 from mimcore.scaling.equivalence import Equivalence, tost
-from mimcore.scaling.layers import data
-from mimcore.scaling.table import VAL_LOSS, Run, Setting
+from mimcore.scaling.layers import capital, data
+from mimcore.scaling.summary import label
+from mimcore.scaling.table import PRETRAIN, Measure, Run
 
 #: Level of each one-sided test.
 ALPHA = 0.05
+#: Pairs that one panel shows.
+MOST = 24
+VERDICTS = {"equivalent": MODEL_COLOURS[2], "different": MODEL_COLOURS[1], "cannot tell": "#868e96"}
+KEYS = [Key(verdict, colour, mark="dot") for verdict, colour in VERDICTS.items()]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two subsets of as many images under one setting, and the test of their validation losses, paired by seed.
+    """Two that differ in one thing, and the test of a measure, paired by seed, on the mean over all settings that both have.
 
-    ``margin`` and the differences of ``test`` are in per cent of the mean loss.
+    ``margin`` and the difference of ``test`` (second minus first) are in per cent of the mean of both; ``settings`` counts them.
     """
 
-    setting: Setting
     first: str
     second: str
+    measure: Measure
+    objective: str | None
     margin: float
+    settings: int
     test: Equivalence
 
+    @property
+    def verdict(self) -> str:
+        """``equivalent``, ``different`` (the interval is beyond the margin) or ``cannot tell``."""
+        if self.test.equivalent:
+            return "equivalent"
+        beyond = self.test.low > self.margin or self.test.high < -self.margin
+        return "different" if beyond else "cannot tell"
 
-def alike(runs: Sequence[Run], margin: float) -> list[Pair]:
-    """Test every pair of subsets that have as many images, where two or more seeds have both.
+
+def alike(runs: Sequence[Run], measures: Sequence[Measure], margin: float) -> list[Pair]:
+    """Test every pair of subsets of as many images, and of objectives, of which two or more seeds have both.
+
+    Losses of two objectives are of different things and are not compared.
 
     Args:
         runs: of the results.
-        margin: the difference that would matter, as a fraction of the loss.
+        measures: what is compared.
+        margin: the difference that would matter, as a fraction of the mean.
     """
-    cells: dict[tuple[Setting, int], dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-    for run in runs:
-        cells[run.setting, run.unique_images][run.subset][run.seed] = run.values[VAL_LOSS]
-    found = []
-    for (setting, _), subsets in cells.items():
-        for first, second in itertools.combinations(sorted(subsets), 2):
-            seeds = sorted(set(subsets[first]) & set(subsets[second]))
-            if len(seeds) > 1:
-                losses = np.array([[subsets[name][seed] for seed in seeds] for name in (first, second)])
-                losses *= 100 / losses.mean()
-                test = tost(losses[0], losses[1], 100 * margin, paired=True, alpha=ALPHA)
-                found.append(Pair(setting, first, second, 100 * margin, test))
+    found: list[Pair] = []
+    for measure in measures:
+        key = (measure.task, measure.metric)
+        having = [run for run in runs if key in run.values]
+        for objective in dict.fromkeys(coordinate(run, "objective") for run in having):
+            mine = [run for run in having if coordinate(run, "objective") == objective]
+            for names in _subsets(mine):
+                found += _pair(
+                    mine,
+                    Comparison(({"subset": names[0]}, {"subset": names[1]}), None, _value(key), None),
+                    names,
+                    measure,
+                    objective,
+                    margin,
+                )
+        if measure.task != PRETRAIN:
+            objectives = list(dict.fromkeys(coordinate(run, "objective") for run in having))
+            for names in itertools.combinations(objectives, 2):
+                found += _pair(
+                    having,
+                    Comparison(({"objective": names[0]}, {"objective": names[1]}), None, _value(key), None),
+                    names,
+                    measure,
+                    None,
+                    margin,
+                )
     return found
 
 
+def _value(key: tuple[str, str]) -> Any:
+    return lambda run: run.values[key]
+
+
+def _subsets(runs: Sequence[Run]) -> Iterator[tuple[str, ...]]:
+    sizes: dict[int, set[str]] = defaultdict(set)
+    for run in runs:
+        sizes[run.unique_images].add(run.subset)
+    for names in sizes.values():
+        yield from itertools.combinations(sorted(names), 2)
+
+
+def _pair(
+    runs: Sequence[Run],
+    compared: Comparison,
+    names: tuple[str, ...],
+    measure: Measure,
+    objective: str | None,
+    margin: float,
+) -> Iterator[Pair]:
+    effects = compared.effects(runs)
+    seeds = [seed for seed in next(iter(effects.values()), {}) if all(seed in one for one in effects.values())]
+    if len(seeds) < 2:
+        return
+    means = np.array([np.mean([one[seed] for one in effects.values()]) for seed in seeds])
+    both = [run for part in compared.parts(runs) for run in part]
+    means *= 100 / abs(float(np.mean([compared.value(run) for run in both])))
+    test = tost(means, np.zeros(len(means)), 100 * margin, paired=True, alpha=ALPHA)
+    yield Pair(names[0], names[1], measure, objective, 100 * margin, len(effects), test)
+
+
 def figure(pairs: Sequence[Pair]) -> list[Panel]:
-    """The interval of each difference beside the margin; none where there is no pair."""
-    if not pairs:
-        return []
+    """For each measure, the interval of each difference beside the margin."""
+    found = []
+    for measure in dict.fromkeys(pair.measure for pair in pairs):
+        mine = [pair for pair in pairs if pair.measure == measure]
+        several = len({pair.objective for pair in mine if pair.objective}) > 1
+        found += [_panel(mine[i : i + MOST], measure, several) for i in range(0, len(mine), MOST)]
+    return found
+
+
+def _panel(pairs: Sequence[Pair], measure: Measure, several: bool) -> Panel:
     points: list[dict[str, Any]] = [
         {
-            "pair": f"{pair.first} − {pair.second}, {pair.setting}",
+            "pair": f"{pair.second} − {pair.first}" + (f", {pair.objective}" if several and pair.objective else ""),
             "difference": pair.test.difference,
             "low": pair.test.low,
             "high": pair.test.high,
-            "verdict": "equivalent" if pair.test.equivalent else "not shown",
+            "verdict": pair.verdict,
+            "settings": pair.settings,
         }
         for pair in pairs
     ]
     margin = pairs[0].margin
-    y = alt.Y("pair:N", title=None, axis=alt.Axis(labelLimit=260))
-    colour = alt.Color(
-        "verdict:N",
-        scale=alt.Scale(domain=["equivalent", "not shown"], range=[MODEL_COLOURS[2], MODEL_COLOURS[1]]),
-        legend=None,
-    )
+    # Two seeds can leave an interval of no use: it runs out of the panel, and the others can be read.
+    usual = float(np.median([max(abs(pair.test.low), abs(pair.test.high)) for pair in pairs]))
+    reach = max(3 * margin, min(3 * usual, max(max(abs(pair.test.low), abs(pair.test.high)) for pair in pairs)))
+    scale = alt.Scale(domain=[-reach, reach], nice=False)
+    order = [str(point["pair"]) for point in points]
+    y = alt.Y("pair:N", title=None, sort=order, axis=alt.Axis(labelLimit=170, grid=False, domain=False, ticks=False))
+    colour = alt.Color("verdict:N", scale=alt.Scale(domain=list(VERDICTS), range=list(VERDICTS.values())), legend=None)
     band = alt.Chart(data([{"low": -margin, "high": margin}])).mark_rect(opacity=0.08, color=INK)
     base = alt.Chart(data(points))
     chart = alt.layer(
-        band.encode(x=alt.X("low:Q", title="difference of the validation loss, %"), x2="high:Q"),
-        base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", y=y, color=colour),
-        base.mark_point(filled=True, size=50, opacity=1).encode(x="difference:Q", y=y, color=colour),
+        band.encode(x=alt.X("low:Q", scale=scale, title=f"difference of {label(measure)}, %"), x2="high:Q"),
+        base.mark_rule(strokeWidth=2, clip=True).encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, color=colour),
+        base.mark_point(filled=True, size=50, opacity=1, clip=True).encode(x="difference:Q", y=y, color=colour),
     )
-    about = "Differences of the validation loss between subsets of as many images, with their intervals and the margin."
-    return [
-        render(chart.properties(width=PLOT_WIDTH, height=24 * len(points), title="Subsets of as many images"), about)
-    ]
+    title = capital(label(measure))
+    about = f"Differences of {label(measure)} with their intervals, and the margin within which they would not matter."
+    return render(chart.properties(width=PLOT_WIDTH - 60, height=max(24 * len(points), 48), title=title), about)

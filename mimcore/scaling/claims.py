@@ -1,174 +1,211 @@
-"""Three claims of the literature on data scaling, held against the table, each with an interval over seeds."""
+"""Claims held against the table: supported, not supported or not to be told, each with an interval."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from mimcore.scaling.claim import Claim
+from mimcore.scaling.effects import Effects, coordinate, measure, selected
 from mimcore.scaling.numbers import signed
+from mimcore.scaling.proxy import proxy
 from mimcore.scaling.statistics import Interval, student
-from mimcore.scaling.table import VAL_LOSS, Run, Setting, by_size, settings_of
+from mimcore.scaling.table import Measure, Row, Run, runs_of
 
-#: Seed to run, for each size of one setting, ascending.
-Sizes = Mapping[int, Mapping[str, Run]]
-#: Seed to the effect that a claim says is positive.
-Effects = Mapping[str, float]
+SUPPORTED, NOT_SUPPORTED, OPEN = "supported", "not supported", "cannot tell"
+
+#: What is asked of a study that declares no claims.
+DEFAULTS: dict[str, Claim] = {
+    "more_data": Claim(
+        kind="improves_with_data",
+        words="More data lowers the validation loss at a fixed number of images seen.",
+        source="Lu et al. 2023; Xie et al. 2023",
+    ),
+    "overfitting_gap": Claim(
+        kind="overfits",
+        detector="gap",
+        at={"model": "largest"},
+        words="The largest model over-fits the smallest subset: its gap between unseen and seen images is wider there than on "
+        "its largest subset.",
+        source="Xie et al. 2023",
+    ),
+    "overfitting_rise": Claim(
+        kind="overfits",
+        detector="rise",
+        at={"model": "largest"},
+        words="The largest model over-fits the smallest subset: its validation loss turns and rises there, more than on its "
+        "largest subset.",
+        source="Xie et al. 2023",
+    ),
+    "longer_training": Claim(
+        kind="gain_grows_with_data",
+        between=({"schedule": "shortest"}, {"schedule": "longest"}),
+        words="Longer training gains more where there is more data.",
+        source="Xie et al. 2023",
+    ),
+}
 
 
-def examine(runs: Sequence[Run], objective: str, confidence: float) -> list[dict[str, Any]]:
-    """Test every claim on the runs of one objective.
+def examine(
+    claims: Mapping[str, Claim], rows: Sequence[Row], confidence: float, bootstrap: int, seed: int
+) -> list[dict[str, Any]]:
+    """Hold every claim against the results.
 
-    An effect is a difference of losses that the claim says is positive, taken within each seed (the seed draws nested
-    subsets, so that pairs share images) and, over all settings, as the mean of their effects. The
-    verdict is ``shown`` where Student's interval over seeds lies above 0, ``contradicted`` where it lies below, and
-    ``not shown`` otherwise; one seed has no interval and shows nothing.
+    An effect is taken within each seed (the seed draws nested subsets, so that pairs share images) and, over all
+    settings, as the mean of their effects. The interval is Student's over seeds, or over settings; that of an equivalence
+    covers 1 - 2 (1 - ``confidence``), which is two one-sided tests at 1 - ``confidence`` (Schuirmann 1987); that of a rank
+    correlation is of a bootstrap over cells. A claim is ``supported`` where the whole interval lies beyond the margin (of an
+    equivalence: within), ``not supported`` where the whole of it lies short of the margin (outside), else ``cannot tell``.
 
     Returns:
-        a mapping for each claim: ``id``, ``claim``, ``source``, ``objective``, ``estimate``, ``low``, ``high``,
-        ``count`` (seeds), ``verdict``, ``sentence``, and ``settings``, the same numbers for each setting by itself.
+        a mapping for each claim and objective: ``id``, ``kind``, ``claim``, ``source``, ``objective`` (None where objectives are
+        compared), ``measure``, ``margin``, ``relative``, ``estimate``, ``low``, ``high``, ``count``, ``verdict``, ``sentence``, and
+        ``settings``, the same numbers for each setting by itself.
     """
-    grid = {setting: by_size(run for run in runs if run.setting == setting) for setting in settings_of(runs)}
-    grid = {setting: sizes for setting, sizes in grid.items() if setting.objective == objective}
-    return [
-        {
-            "id": "more_data",
-            "claim": "More data lowers the validation loss at a fixed number of images seen.",
-            "source": "Lu et al. 2023; Xie et al. 2023",
-            **_judge(
-                objective, _more_data(grid), confidence, "the smallest subset's validation loss minus the largest's"
-            ),
-        },
-        {
-            "id": "overfitting_gap",
-            "claim": "The larger model over-fits the smallest subset: its gap between unseen and seen images is wider "
-            "there than on its largest subset.",
-            "source": "Xie et al. 2023",
-            **_judge(
-                objective,
-                _overfitting(grid, lambda run: run.gap),
-                confidence,
-                "the larger model's gap on its smallest subset minus that on its largest",
-            ),
-        },
-        {
-            "id": "overfitting_rise",
-            "claim": "The larger model over-fits the smallest subset: its validation loss turns and rises there, more "
-            "than on its largest subset.",
-            "source": "Xie et al. 2023",
-            **_judge(
-                objective,
-                _overfitting(grid, lambda run: run.rise),
-                confidence,
-                "the larger model's rise above its lowest loss on its smallest subset minus that on its largest",
-            ),
-        },
-        {
-            "id": "longer_training",
-            "claim": "Longer training gains more where there is more data.",
-            "source": "Xie et al. 2023",
-            **_judge(
-                objective,
-                _longer_training(grid),
-                confidence,
-                "what the longest schedule gains in validation loss over the shortest on the largest subset minus "
-                "that on the smallest",
-            ),
-        },
-    ]
-
-
-def verdict(interval: Interval) -> str:
-    """``shown``, ``contradicted`` or ``not shown``, by the side of 0 on which the interval lies."""
-    if interval.low is None or interval.high is None:
-        return "not shown"
-    return "shown" if interval.low > 0 else "contradicted" if interval.high < 0 else "not shown"
-
-
-def _more_data(grid: Mapping[Setting, Sizes]) -> dict[str, Effects]:
-    return {
-        f"{setting.model} {setting.schedule}": _paired(
-            sizes[min(sizes)], sizes[max(sizes)], lambda small, large: small.values[VAL_LOSS] - large.values[VAL_LOSS]
-        )
-        for setting, sizes in grid.items()
-        if len(sizes) > 1
-    }
-
-
-def _overfitting(grid: Mapping[Setting, Sizes], excess: Callable[[Run], float]) -> dict[str, Effects]:
-    parameters = {setting.model: _first(sizes).encoder_params for setting, sizes in grid.items()}
-    if len(parameters) < 2:
-        return {}
-    larger = max(parameters, key=lambda model: parameters[model])
-    return {
-        f"{setting.model} {setting.schedule}": _paired(
-            sizes[min(sizes)], sizes[max(sizes)], lambda small, large: excess(small) - excess(large)
-        )
-        for setting, sizes in grid.items()
-        if setting.model == larger and len(sizes) > 1
-    }
-
-
-def _longer_training(grid: Mapping[Setting, Sizes]) -> dict[str, Effects]:
-    found: dict[str, Effects] = {}
-    for model in dict.fromkeys(setting.model for setting in grid):
-        schedules = sorted(
-            (sizes for setting, sizes in grid.items() if setting.model == model),
-            key=lambda sizes: _first(sizes).images_seen,
-        )
-        short, long = schedules[0], schedules[-1]
-        sizes = sorted(set(short) & set(long))
-        if len(schedules) < 2 or len(sizes) < 2:
-            continue
-        gains = [
-            _paired(short[size], long[size], lambda before, after: before.values[VAL_LOSS] - after.values[VAL_LOSS])
-            for size in (sizes[0], sizes[-1])
-        ]
-        found[model] = {seed: gains[1][seed] - gains[0][seed] for seed in gains[1] if seed in gains[0]}
+    measures = {f"{row.task}/{row.metric}": Measure(row.task, row.metric, row.higher_is_better) for row in rows}
+    runs = runs_of(rows)
+    found = []
+    for name, claim in claims.items():
+        meant = selected(runs, claim.at)
+        parts: dict[str | None, list[Run]] = {None: meant}
+        if not _compares_objectives(claim, runs):
+            parts = {one: [run for run in meant if coordinate(run, "objective") == one] for one in _objectives(meant)}
+        for objective, part in (parts or {None: []}).items():
+            about = {
+                "id": name,
+                "kind": claim.kind,
+                "claim": claim.words,
+                "source": claim.source,
+                "objective": objective,
+                "measure": claim.measure,
+                "margin": claim.limit,
+                "relative": claim.relative,
+            }
+            judge = _correlation if claim.kind == "rank_correlated" else _effect
+            found.append({**about, **judge(claim, part, measures, confidence, bootstrap, seed)})
     return found
 
 
-def _paired(first: Mapping[str, Run], second: Mapping[str, Run], effect: Callable[[Run, Run], float]) -> Effects:
-    return {seed: effect(first[seed], second[seed]) for seed in first if seed in second}
+def verdict(interval: Interval, margin: float, within: bool = False) -> str:
+    """By where the whole interval lies: beyond the margin, or for ``within`` between its two signs."""
+    if interval.low is None or interval.high is None:
+        return OPEN
+    if within:
+        if -margin < interval.low and interval.high < margin:
+            return SUPPORTED
+        return NOT_SUPPORTED if interval.low > margin or interval.high < -margin else OPEN
+    return SUPPORTED if interval.low > margin else NOT_SUPPORTED if interval.high < margin else OPEN
 
 
-def _first(sizes: Sizes) -> Run:
-    return next(iter(next(iter(sizes.values())).values()))
-
-
-def _judge(objective: str, effects: Mapping[str, Effects], confidence: float, what: str) -> dict[str, Any]:
-    """Settle a claim from the effects of each setting and seed."""
-    effects = {where: found for where, found in effects.items() if found}
+def _effect(
+    claim: Claim,
+    runs: Sequence[Run],
+    measures: Mapping[str, Measure],
+    confidence: float,
+    bootstrap: int,
+    seed: int,
+) -> dict[str, Any]:
+    of = measures.get(claim.measure)
+    if of is None:
+        return _nothing(f"The results have no {claim.measure}.")
+    key, sign = (of.task, of.metric), 1.0 if of.higher_is_better else -1.0
+    having = [run for run in runs if key in run.values]
+    try:
+        effects, what = measure(claim, having, lambda run: sign * run.values[key])
+    except ValueError as error:
+        return _nothing(f"{str(error)[:1].upper()}{str(error)[1:]}")
     if not effects:
-        nothing = {"estimate": None, "low": None, "high": None, "count": 0, "verdict": "not shown"}
-        sentence = (
-            "The study has no runs that could show it: it takes two sizes, two models or two schedules to compare."
-        )
-        return {"objective": objective, **nothing, "sentence": sentence, "settings": []}
-    alone = {where: student(np.array(list(found.values())), confidence) for where, found in effects.items()}
-    seeds = [seed for seed in next(iter(effects.values())) if all(seed in found for found in effects.values())]
-    if seeds:
-        overall = student(np.array([np.mean([found[s] for found in effects.values()]) for s in seeds]), confidence)
-    else:
-        overall = Interval(float(np.mean([one.estimate for one in alone.values()])), None, None, 0)
+        return _nothing("The study has no runs that could show it: none that differ in what is compared alone.")
+    within = claim.kind == "equivalent"
+    coverage = 2 * confidence - 1 if within else confidence
+    alone = {where: student(np.array(list(one.values())), coverage) for where, one in effects.items()}
+    overall, over = _overall(effects, claim.over, coverage)
+    verdicts = {where: verdict(one, claim.limit, within) for where, one in alone.items()}
     return {
-        "objective": objective,
         **overall.json(),
-        "verdict": verdict(overall),
-        "sentence": _sentence(overall, list(alone.values()), confidence, what),
-        "settings": [{"setting": where, **one.json(), "verdict": verdict(one)} for where, one in alone.items()],
+        "verdict": verdict(overall, claim.limit, within),
+        "sentence": _sentence(claim, overall, over, list(verdicts.values()), coverage, what),
+        "settings": [{"setting": where, **one.json(), "verdict": verdicts[where]} for where, one in alone.items()],
     }
 
 
-def _sentence(overall: Interval, alone: Sequence[Interval], confidence: float, what: str) -> str:
-    verdicts = [verdict(one) for one in alone]
-    size = f"{what[:1].upper()}{what[1:]} is {signed(overall.estimate)}"
-    if overall.low is None or overall.high is None:
-        seeds = "one seed" if overall.count == 1 else "no seed in common to all settings"
-        return f"{size} ({seeds}: no interval)."
-    size += f" ({100 * confidence:g} % interval {signed(overall.low)} to {signed(overall.high)}, {overall.count} seeds)"
-    if len(alone) == 1:
-        return f"{size}."
-    against = f" and {verdicts.count('contradicted')} contradict it" if "contradicted" in verdicts else ""
-    return (
-        f"{size}, the mean of {len(alone)} settings; taken alone, {verdicts.count('shown')} of them show it{against}."
+def _overall(effects: Effects, over: str, confidence: float) -> tuple[Interval, str]:
+    """The mean effect over all settings, and what its interval is over."""
+    if over == "settings":
+        means = np.array([np.mean(list(one.values())) for one in effects.values()])
+        return student(means, confidence), f"{len(means)} setting" + ("s" if len(means) > 1 else "")
+    seeds = [seed for seed in next(iter(effects.values())) if all(seed in one for one in effects.values())]
+    if not seeds:
+        mean = float(np.mean([np.mean(list(one.values())) for one in effects.values()]))
+        return Interval(mean, None, None, 0), "no seed in common to all settings"
+    means = np.array([np.mean([one[seed] for one in effects.values()]) for seed in seeds])
+    return student(means, confidence), "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+
+
+def _correlation(
+    claim: Claim,
+    runs: Sequence[Run],
+    measures: Mapping[str, Measure],
+    confidence: float,
+    bootstrap: int,
+    seed: int,
+) -> dict[str, Any]:
+    pair = [measures.get(name) for name in (claim.measure, claim.against)]
+    if pair[0] is None or pair[1] is None:
+        return _nothing(f"The results have no {claim.measure if pair[0] is None else claim.against}.")
+    keys = [(one.task, one.metric) for one in pair if one]
+    having = [run for run in runs if all(key in run.values for key in keys)]
+    x, y = (
+        np.array([run.values[key] * (1.0 if one and one.higher_is_better else -1.0) for run in having])
+        for one, key in zip(pair, keys, strict=True)
     )
+    if len(having) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return _nothing(
+            "The study has no runs that could show it: it takes three or more that differ in both measures."
+        )
+    clusters = [f"{run.setting} {run.subset}" for run in having]
+    everything = {"all": np.ones(len(having), dtype=bool)}
+    told = proxy(x, y, clusters, everything, confidence=confidence, bootstrap=bootstrap, seed=seed)["all"]["spearman"]
+    found = Interval(told["estimate"], told["low"], told["high"], told["count"])
+    cells = len(set(clusters))
+    what = f"rank correlation of better {claim.measure} with better {claim.against}"
+    return {
+        **found.json(),
+        "verdict": verdict(found, claim.limit),
+        "sentence": _sentence(claim, found, f"{len(having)} runs in {cells} cells", [], confidence, what),
+        "settings": [],
+    }
+
+
+def _sentence(claim: Claim, overall: Interval, over: str, verdicts: Sequence[str], confidence: float, what: str) -> str:
+    def told(value: float) -> str:
+        return f"{signed(100 * value)} %" if claim.relative else signed(value)
+
+    size = f"{what[:1].upper()}{what[1:]} is {told(overall.estimate)}"
+    if overall.low is None or overall.high is None:
+        return f"{size} ({over}: no interval)."
+    size += f" ({100 * confidence:g} % interval {told(overall.low)} to {told(overall.high)}, {over})"
+    if claim.limit:
+        size += f", beside a margin of {told(claim.limit).lstrip('+')}"
+    if len(verdicts) < 2:
+        return f"{size}."
+    if set(verdicts) == {OPEN}:
+        return f"{size}; the mean of {len(verdicts)} settings, none of which shows anything alone."
+    against = f" and {verdicts.count(NOT_SUPPORTED)} speak against it" if NOT_SUPPORTED in verdicts else ""
+    return (
+        f"{size}; the mean of {len(verdicts)} settings, of which {verdicts.count(SUPPORTED)} support it alone{against}."
+    )
+
+
+def _nothing(sentence: str) -> dict[str, Any]:
+    nothing = {"estimate": None, "low": None, "high": None, "count": 0, "verdict": OPEN}
+    return {**nothing, "sentence": sentence, "settings": []}
+
+
+def _compares_objectives(claim: Claim, runs: Sequence[Run]) -> bool:
+    names = set(_objectives(runs))
+    return any(side in names if isinstance(side, str) else "objective" in side for side in claim.between or ())
+
+
+def _objectives(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(coordinate(run, "objective") for run in runs))

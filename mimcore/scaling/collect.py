@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,8 @@ import pyarrow.parquet as pq
 from mimcore import artifacts
 from mimcore.errors import UserError
 from mimcore.scaling.export import curve_points, headline, scaling_points, write_csv
-from mimcore.scaling.table import PRETRAIN, VAL_LOSS, VAL_MINIMUM, Row, write_results
-
-COORDINATES = ("objective", "model", "subset", "schedule", "seed")
-FACTS = ("unique_images", "images_seen", "encoder_params", "flops")
+from mimcore.scaling.imported import COORDINATES, FACTS, read_imported, rows_of
+from mimcore.scaling.table import OF_PHASES, PRETRAIN, VAL_LOSS, VAL_MINIMUM, Row, write_results
 
 #: Columns of ``curves.parquet``: every run's curve beside its coordinates.
 CURVES = pa.schema(
@@ -30,33 +28,45 @@ CURVES = pa.schema(
 )
 
 
-def collect(study: Mapping[str, Any], artifact_root: Path, output: Path) -> dict[str, Any]:
+def collect(
+    study: Mapping[str, Any], artifact_root: Path, output: Path, imported: Path = Path("imported.json")
+) -> dict[str, Any]:
     """Write the results of a study: tables, the headline metric, and what DVC plots.
 
     Args:
-        study: ``title``, ``runs`` (name to ``coordinates`` and ``definition``), ``evals`` (run to task to definition) and
-            ``floors`` (model to task to definition), all resolved. Nothing else that lies in the folder is taken.
+        study: ``title``, ``runs`` (name to ``coordinates``, ``definition`` and, of a phase, ``after`` and ``use``), ``evals`` (run
+            to task to definition) and ``floors`` (model to task to definition), all resolved. Nothing else that lies in the
+            folder is taken.
         artifact_root: the folder with ``runs``, ``evals`` and ``floors``.
         output: the folder to write: ``results.parquet``, ``curves.parquet``, ``headline.json``, ``notes.json`` (title,
-            library versions), ``scaling.csv`` and ``curves.csv``.
+            library versions, how many runs were imported from which table), ``scaling.csv`` and ``curves.csv``.
+        imported: the file of runs that were finished elsewhere; it may be missing. Their rows have the source ``imported``.
 
     Returns:
-        ``runs`` and ``rows`` (counts) and ``warnings`` (sentences).
+        ``runs``, ``imported`` and ``rows`` (counts) and ``warnings`` (sentences).
 
     Raises:
-        UserError: an artifact is missing, was made by another definition, or lacks a number.
+        UserError: an artifact is missing, was made by another definition, or lacks a number; an imported run has the name of one
+            of the study's.
     """
+    elsewhere = read_imported(imported)
+    strangers = rows_of(elsewhere, study["runs"], imported)
     _refuse_missing(study, artifact_root)
     versions: dict[str, set[str]] = defaultdict(set)
     rows: list[Row] = []
     curves: list[dict[str, Any]] = []
+    loaded: dict[str, dict[str, Any]] = {}
+    alone: dict[str, dict[str, Any]] = {}
     for name, run in sorted(study["runs"].items()):
         folder = artifact_root / "runs" / name
-        metrics = _load(folder, run["definition"], versions)
-        facts = _facts(folder, metrics, run["coordinates"])
+        loaded[name] = _load(folder, run["definition"], versions)
+        alone[name] = _facts(folder, loaded[name], run["coordinates"])
+    for name, metrics in loaded.items():
+        folder = artifact_root / "runs" / name
+        facts = alone[name] | _with_before(name, study["runs"], alone)
         curve = _curve(folder / "curve.parquet")
         rows += _run_rows(name, folder, metrics, curve, facts)
-        curves += [{"run": name, **facts, **point} for point in curve]
+        curves += [{"run": name, **alone[name], **point} for point in curve]
         for task, definition in sorted(study["evals"].get(name, {}).items()):
             path = artifact_root / "evals" / name / task
             found = _load(path, definition, versions)
@@ -66,8 +76,14 @@ def collect(study: Mapping[str, Any], artifact_root: Path, output: Path) -> dict
             path = artifact_root / "floors" / model / task
             rows += _subject_rows(path, _load(path, definition, versions), task, {"model": model})
     with artifacts.directory(output) as folder:
-        _write(folder, rows, curves, versions, str(study.get("title", "Scaling study")))
-    return {"runs": len(study["runs"]), "rows": len(rows), "warnings": mixed_libraries(versions)}
+        files = dict(sorted(Counter(one["file"] for one in elsewhere).items()))
+        _write(folder, [*rows, *strangers], curves, versions, str(study.get("title", "Scaling study")), files)
+    return {
+        "runs": len(study["runs"]),
+        "imported": len(elsewhere),
+        "rows": len(rows),
+        "warnings": mixed_libraries(versions),
+    }
 
 
 def mixed_libraries(versions: Mapping[str, Iterable[str]]) -> list[str]:
@@ -130,6 +146,21 @@ def _facts(folder: Path, metrics: Mapping[str, Any], coordinates: Mapping[str, s
     return found
 
 
+def _with_before(name: str, runs: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What a run follows, and its images and operations with those of all runs before it.
+
+    A branch has seen what its trunk saw up to its state: its own facts count that, and before it came what came before the trunk.
+    """
+    images, flops = facts[name]["images_seen"], facts[name]["flops"]
+    after, use = runs[name].get("after"), runs[name].get("use")
+    if after is not None:
+        before = _with_before(after, runs, facts)
+        share = facts[after] if use == "state" else {"images_seen": 0, "flops": 0.0}
+        images += before["total_images_seen"] - share["images_seen"]
+        flops += before["total_flops"] - share["flops"]
+    return {"after": after, "use": use, "total_images_seen": images, "total_flops": flops}
+
+
 def _run_rows(
     name: str, folder: Path, metrics: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
 ) -> Iterator[Row]:
@@ -163,9 +194,10 @@ def _subject_rows(folder: Path, metrics: Mapping[str, Any], task: str, coordinat
 
 def _row(kind: str, task: str, metric: str, entry: Mapping[str, Any], about: Mapping[str, Any], where: str) -> Row:
     error = entry.get("standard_error")
+    known: dict[str, Any] = {name: about.get(name) for name in ("run", *COORDINATES, *FACTS, *OF_PHASES)}
     return Row(
         kind=kind,
-        **{name: about.get(name) for name in ("run", *COORDINATES, *FACTS)},
+        **known,
         task=task,
         metric=metric,
         value=_finite(entry.get("value"), f"{where}.value"),
@@ -198,7 +230,12 @@ def _finite(value: Any, where: str) -> float:
 
 
 def _write(
-    folder: Path, rows: Sequence[Row], curves: list[dict[str, Any]], versions: Mapping[str, set[str]], title: str
+    folder: Path,
+    rows: Sequence[Row],
+    curves: list[dict[str, Any]],
+    versions: Mapping[str, set[str]],
+    title: str,
+    imported: Mapping[str, int],
 ) -> None:
     write_results(folder / "results.parquet", rows)
     pq.write_table(pa.Table.from_pylist(curves, schema=CURVES), folder / "curves.parquet")
@@ -207,6 +244,7 @@ def _write(
         "title": title,
         "libraries": {name: sorted(found) for name, found in sorted(versions.items())},
         "warnings": mixed_libraries(versions),
+        "imported": imported,
     }
     artifacts.write_json(folder / "notes.json", notes)
     write_csv(folder / "scaling.csv", scaling_points(rows))

@@ -1,13 +1,14 @@
 """What the table says beside the laws: over-fitting, seed noise, and whether the loss foretells the tasks."""
 
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mimcore.scaling import claims
-from mimcore.scaling.statistics import spearman_interval, student, student_quantile, tidy
+from mimcore.scaling.claim import Claim
+from mimcore.scaling.proxy import proxy
+from mimcore.scaling.statistics import student, student_quantile, tidy
 from mimcore.scaling.table import (
     PRETRAIN,
     VAL_LOSS,
@@ -22,7 +23,15 @@ from mimcore.scaling.table import (
 )
 
 
-def diagnose(rows: Sequence[Row], *, confidence: float, margin: float, bootstrap: int, seed: int) -> dict[str, Any]:
+def diagnose(
+    rows: Sequence[Row],
+    *,
+    confidence: float,
+    margin: float,
+    bootstrap: int,
+    seed: int,
+    claimed: Mapping[str, Claim] = claims.DEFAULTS,
+) -> dict[str, Any]:
     """Everything in ``fit.json`` that is no law.
 
     Args:
@@ -31,6 +40,7 @@ def diagnose(rows: Sequence[Row], *, confidence: float, margin: float, bootstrap
         margin: fraction of the lowest validation loss by which the last one must exceed it to have risen again.
         bootstrap: replicates behind the intervals of the correlations.
         seed: seed of their draws.
+        claimed: what is claimed, by name.
 
     Returns:
         ``overfitting`` (runs, cells and settings), ``seed_noise``, ``correlation`` and ``claims``.
@@ -61,7 +71,7 @@ def diagnose(rows: Sequence[Row], *, confidence: float, margin: float, bootstrap
             for measure in measures
             if measure.task != PRETRAIN
         ],
-        "claims": [claim for objective in _objectives(runs) for claim in claims.examine(runs, objective, confidence)],
+        "claims": claims.examine(claimed, rows, confidence, bootstrap, seed),
     }
 
 
@@ -148,33 +158,34 @@ def _seed_noise(runs: Sequence[Run], objective: str, measure: Measure, confidenc
 
 
 def _correlation(
-    runs: Sequence[Run],
-    risen: set[str],
-    objective: str,
-    measure: Measure,
-    confidence: float,
-    bootstrap: int,
-    seed: int,
+    runs: Sequence[Run], risen: set[str], objective: str, measure: Measure, confidence: float, bootstrap: int, seed: int
 ) -> dict[str, Any]:
-    """Spearman's correlation of the validation loss with a task, over all runs and without those that over-fitted."""
+    """Spearman's correlation of the validation loss with a task: over all runs, without those that over-fitted, and within each model."""
     key = (measure.task, measure.metric)
     chosen = [run for run in runs if run.setting.objective == objective and key in run.values]
-    found: dict[str, Any] = {"objective": objective, **measure._asdict()}
-    for name, part in (("all", chosen), ("without_risen", [run for run in chosen if run.name not in risen])):
-        rng = np.random.default_rng([seed, zlib.crc32(f"{objective} {measure.task} {name}".encode())])
-        found[name] = _rank_correlation(part, key, confidence, bootstrap, rng)
-    return found
-
-
-def _rank_correlation(
-    runs: Sequence[Run], key: tuple[str, str], confidence: float, bootstrap: int, rng: np.random.Generator
-) -> dict[str, Any] | None:
-    loss = np.array([run.values[VAL_LOSS] for run in runs])
-    value = np.array([run.values[key] for run in runs])
-    if len(runs) < 3 or np.ptp(loss) == 0 or np.ptp(value) == 0:
-        return None
-    clusters = [f"{run.setting} {run.unique_images}" for run in runs]
-    return spearman_interval(loss, value, clusters, confidence, bootstrap, rng).json()
+    loss, value = (np.array([run.values[one] for run in chosen]) for one in (VAL_LOSS, key))
+    models = list(dict.fromkeys(run.setting.model for run in chosen))
+    parts = {
+        "all": np.ones(len(chosen), dtype=bool),
+        "without_risen": np.array([run.name not in risen for run in chosen], dtype=bool),
+        **{f"model {model}": np.array([run.setting.model == model for run in chosen]) for model in models},
+    }
+    # Runs that differ in their seed alone are no independent evidence.
+    clusters = [f"{run.setting} {run.subset}" for run in chosen]
+    able = {
+        name: part
+        for name, part in parts.items()
+        if part.sum() > 2 and np.ptp(loss[part]) > 0 and np.ptp(value[part]) > 0
+    }
+    told = proxy(loss, value, clusters, able, confidence=confidence, bootstrap=bootstrap, seed=seed)
+    spearman = {name: told[name]["spearman"] if name in told else None for name in parts}
+    return {
+        "objective": objective,
+        **measure._asdict(),
+        "all": spearman["all"],
+        "without_risen": spearman["without_risen"],
+        "models": {model: spearman[f"model {model}"] for model in models},
+    }
 
 
 def _cells(runs: Sequence[Run]) -> Iterable[tuple[Setting, int, dict[str, Run]]]:

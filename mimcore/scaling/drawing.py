@@ -63,12 +63,16 @@ class Panel:
 
 @dataclass(frozen=True)
 class Key:
-    """An entry of a legend: a line with an optional marker."""
+    """An entry of a legend: a line with an optional marker, or with ``mark`` a thing of its own.
+
+    ``mark`` is ``hollow``, ``ring``, ``box`` or ``dot``.
+    """
 
     text: str
     colour: str
     dash: tuple[int, int] = (1, 0)
     shape: str | None = None
+    mark: str | None = None
 
 
 def render(chart: Any, about: str) -> Panel:
@@ -85,7 +89,7 @@ def inline(panel: Panel, name: str) -> str:
     """Make a panel part of a page: it takes the page's width and text colour, and its ids clash with no other's."""
     title = html.escape(panel.about, quote=True)
     body = _body(panel, name).replace(INK, "currentColor")
-    return f'<svg viewBox="0 0 {panel.width:g} {panel.height:g}" role="img" aria-label="{title}">{body}</svg>'
+    return f'<svg class="still" viewBox="0 0 {panel.width:g} {panel.height:g}" role="img" aria-label="{title}">{body}</svg>'
 
 
 def swatch(key: Key) -> str:
@@ -141,6 +145,8 @@ def _mix(first: str, second: str, share: float) -> str:
 def _body(panel: Panel, name: str) -> str:
     """What is inside a panel's root element; ids count from 0 after ``name``, as the renderer's go on for ever."""
     body = panel.svg[panel.svg.index(">") + 1 : panel.svg.rindex("</svg>")]
+    # A hundredth of a pixel is enough, and makes half of the file.
+    body = re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match.group()):.2f}", body)
     seen: dict[str, str] = {}
 
     def renumber(match: re.Match[str]) -> str:
@@ -164,6 +170,14 @@ def _legend(keys: Sequence[Key], width: float) -> tuple[str, float]:
 
 def _sample(key: Key) -> str:
     """A short line with its marker, 30 wide, about the height 0."""
+    alone = {
+        "hollow": f'<circle cx="15" cy="0" r="4" fill="none" stroke="{key.colour}" stroke-width="1.6"/>',
+        "ring": f'<circle cx="15" cy="0" r="2.6" fill="{key.colour}"/><circle cx="15" cy="0" r="5.4" fill="none" stroke="{key.colour}"/>',
+        "box": f'<rect x="7" y="-5.5" width="16" height="11" rx="2" fill="{key.colour}" fill-opacity="0.6"/>',
+        "dot": f'<circle cx="15" cy="0" r="4.2" fill="{key.colour}"/>',
+    }
+    if key.mark:
+        return alone[key.mark]
     dash = "" if key.dash == (1, 0) else f' stroke-dasharray="{key.dash[0]} {key.dash[1]}"'
     marks = {
         "circle": '<circle cx="15" cy="0" r="4"',

@@ -10,24 +10,29 @@ from mimcore.errors import UserError
 from mimcore.scaling.conditions import Mask
 from mimcore.scaling.covariate import with_covariates
 from mimcore.scaling.estimate import fit_law
-from mimcore.scaling.law import ScalingLaw
+from mimcore.scaling.law import ScalingLaw, Variable
 from mimcore.scaling.observations import Observations
 from mimcore.scaling.table import Array
 
 
-def baselines(law: ScalingLaw, train: Observations, test: Observations) -> dict[str, float]:
-    """Root mean square errors, in the metric's terms, of three forecasts without a law, in the law's variables.
+def baseline_forecasts(variables: Sequence[Variable], train: Observations, test: Observations) -> dict[str, Array]:
+    """Three forecasts of ``test`` ``(N,)`` without a law, in some variables.
 
     ``last_value`` is the metric of the largest run (by the sum of its variables' logarithms), ``nearest_run`` that of the
     nearest run in their logarithms, each with unit variance, and ``log_linear`` least squares of the quantity on them.
     """
-    inside, outside = _axes(law, train, train), _axes(law, train, test)
+    inside, outside = _axes(variables, train, train), _axes(variables, train, test)
     last = train.metric[np.argmax(inside.sum(axis=1))]
     nearest = train.metric[np.argmin(((outside[:, None] - inside[None]) ** 2).sum(axis=2), axis=1)]
     design = np.column_stack([np.ones(len(inside)), inside])
     slopes = np.linalg.lstsq(design, train.y, rcond=None)[0]
     line = train.link.metric(np.column_stack([np.ones(len(outside)), outside]) @ slopes)
-    forecasts = {"last_value": np.full(len(test), last), "nearest_run": nearest, "log_linear": line}
+    return {"last_value": np.full(len(test), last), "nearest_run": nearest, "log_linear": line}
+
+
+def baselines(law: ScalingLaw, train: Observations, test: Observations) -> dict[str, float]:
+    """Root mean square errors, in the metric's terms, of ``baseline_forecasts`` in the law's variables."""
+    forecasts = baseline_forecasts(law.variables, train, test)
     return {name: float(np.sqrt(np.mean((test.metric - found) ** 2))) for name, found in forecasts.items()}
 
 
@@ -65,10 +70,10 @@ def compare(train: Observations, test: Observations, covariates: Sequence[str] =
     return [*(scores for _, scores in sorted(found, key=lambda pair: pair[0])), *refused]
 
 
-def _axes(law: ScalingLaw, train: Observations, rows: Observations) -> Array:
-    """The law's variables ``(N, V)``: logarithms where they scale, each in standard deviations of the rows fitted."""
+def _axes(variables: Sequence[Variable], train: Observations, rows: Observations) -> Array:
+    """The variables ``(N, V)``: logarithms where they scale, each in standard deviations of the rows fitted."""
     columns = []
-    for variable in law.variables:
+    for variable in variables:
         raw: Mapping[str, Array] = rows.variables
         own, others = train.variables[variable.name], raw[variable.name]
         own, others = (np.log(own), np.log(others)) if variable.scales else (own, others)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from mimcore import artifacts, registry
-from mimcore.definition import Definition, resolve
+from mimcore.definition import resolve
 from mimcore.errors import UserError
 from mimcore.scaling import diagnostics
 from mimcore.scaling.bootstrap import Curve, along, replicate_fits
+from mimcore.scaling.choose import choose
+from mimcore.scaling.fit_options import Config
 from mimcore.scaling.statistics import tidy
 from mimcore.scaling.table import (
     Array,
@@ -31,28 +32,6 @@ GRID_PER_OCTAVE = 4
 #: An exponent whose interval spans more than this factor is called vague: those that the field tells apart differ by
 #: less.
 VAGUE = 5
-
-
-class Config(Definition):
-    """The ``fit`` block of ``params.yaml``."""
-
-    #: A module in ``mimcore/scaling/laws``.
-    law: str = "power"
-    #: Replicates behind each interval.
-    bootstrap: int = Field(1000, ge=100, le=100_000)
-    #: Coverage of every interval.
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    #: Seed of the bootstrap's draws.
-    seed: int = Field(0, ge=0)
-    #: How many doublings beyond the largest subset the law is asked for.
-    octaves: int = Field(2, ge=0, le=6)
-    #: A validation loss has risen again if it ends above its lowest value by more than this fraction of it (and by more
-    #: than twice the seed noise). Of the runs of Xie et al. 2023 at 500K iterations, six rise by 3 to 6 %, three by 0.3
-    #: to 1.1 %, and the others not at all.
-    margin: float = Field(0.01, ge=0)
-    #: Leave the sizes at which the validation loss rose again out of the laws of their setting, if enough sizes
-    #: remain: an over-fitted run is in another regime. What is left out is listed with the fit.
-    exclude_risen: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,10 +60,11 @@ class Points:
 
 
 def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    """Fit every scaling curve of ``results.parquet`` and write ``fit.json``.
+    """Fit every scaling curve of ``results.parquet``, choose among the laws, and write ``fit.json``.
 
     A curve is a setting (objective, model, schedule) and the headline of a task, or the validation loss, against
-    unique images. A metric of which more is better must lie in [0, 1]; its error, 1 - value, is what is fitted.
+    unique images. A metric of which more is better must lie in [0, 1]; its error, 1 - value, is what is fitted. Curves
+    (``fits``) and ``diagnostics`` are of the study's own runs; ``laws`` are of imported ones too (see ``choose``).
 
     Args:
         results: ``results.parquet``.
@@ -102,7 +82,12 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
     rows = read_results(results)
     runs = runs_of(rows)
     diagnosed = diagnostics.diagnose(
-        rows, confidence=config.confidence, margin=config.margin, bootstrap=config.bootstrap, seed=config.seed
+        rows,
+        confidence=config.confidence,
+        margin=config.margin,
+        bootstrap=config.bootstrap,
+        seed=config.seed,
+        claimed=config.claims,
     )
     fits = [
         _fit_curve(law, points, config, frozenset(diagnostics.risen_sizes(diagnosed, setting)))
@@ -110,10 +95,20 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
         for measure in headlines_of(rows)
         if (points := _points(runs, setting, measure)) is not None
     ]
+    risen = {
+        setting: frozenset(diagnostics.risen_sizes(diagnosed, setting)) if config.exclude_risen else frozenset()
+        for setting in settings_of(runs)
+    }
     found = {
-        "options": config.model_dump(mode="json"),
+        "options": config.model_dump(mode="json", exclude={"claims"}),
         "law": {"name": law.name, "formula": law.formula, "parameters": [p.name for p in law.parameters]},
         "fits": fits,
+        "laws": choose(
+            runs_of(rows, imported=True),
+            headlines_of(rows),
+            risen,
+            config,
+        ),
         "diagnostics": diagnosed,
     }
     with artifacts.directory(output) as folder:

@@ -1,69 +1,81 @@
-"""The figures once more, to be pointed at and zoomed: a page with Vega inside, that needs no network."""
+"""Figures that can be pointed at: Vega inside the page, started when a figure is first touched, and no network."""
 
-import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import vl_convert
+from markupsafe import Markup
 
-from mimcore.scaling.drawing import Panel
+from mimcore.scaling.drawing import INK, Panel
 
-STYLE = """
-body { font: 15px/1.45 "Liberation Sans", Arial, Helvetica, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1.2rem;
-  color: #24292f; background: #fff; }
-.panels { display: flex; flex-wrap: wrap; gap: 1rem; }
-.caption { color: #57606a; max-width: 50rem; }
-.legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; list-style: none; margin: 0 0 0.6rem; padding: 0; }
-#vg-tooltip-element table tr td { padding: 1px 4px; }
+#: Puts the chart in the place of its picture the first time that it is pointed at, so that a page of many figures opens at once, and
+#: prints as it is.
+START = """
+const dark = matchMedia('(prefers-color-scheme: dark)');
+async function start(place) {
+  if (place.dataset.live) return;
+  place.dataset.live = 'yes';
+  const room = document.createElement('div');
+  room.style.width = '100%';
+  room.style.position = 'absolute';
+  room.style.visibility = 'hidden';
+  place.append(room);
+  try {
+    await vegaEmbed(room, specs[place.id], {actions: false, renderer: 'svg', tooltip: {theme: dark.matches ? 'dark' : 'light'}});
+    place.querySelector('svg.still').remove();
+    room.style.position = room.style.visibility = '';
+  } catch (error) {
+    room.remove();
+    console.error(place.id, error);
+  }
+}
+for (const place of document.querySelectorAll('.panel')) {
+  for (const touch of ['pointerenter', 'focus', 'click']) place.addEventListener(touch, () => start(place), {once: true});
+}
+addEventListener('beforeprint', () => document.querySelectorAll('details').forEach(one => one.open = true));
+window.startFigures = () => Promise.all([...document.querySelectorAll('.panel')].map(start));
 """
 
 
-def page(title: str, figures: Sequence[Mapping[str, Any]]) -> str:
-    """A page of all panels: a tooltip for every mark, zoom by the wheel, pan by dragging, double click to return.
-
-    Args:
-        title: of the study.
-        figures: each with ``name``, ``title``, ``caption``, ``keys`` (swatch and text) and ``drawn``, its panels.
-    """
-    parts, specs = [], {}
-    for figure in figures:
-        places = []
-        for i, panel in enumerate(figure["drawn"]):
-            name = f"{figure['name']}-{i}"
-            specs[name] = interactive(panel)
-            places.append(f'<div id="{name}" role="img" aria-label="{html.escape(panel.about, quote=True)}"></div>')
-        keys = [f"<li>{swatch} {html.escape(text)}</li>" for swatch, text in figure["keys"]]
-        parts.append(
-            f'<section><h2>{html.escape(figure["title"])}</h2><p class="caption">{html.escape(figure["caption"])}</p>'
-            f'<ul class="legend">{"".join(keys)}</ul><div class="panels">{"".join(places)}</div></section>'
-        )
+def script(charts: Mapping[str, Panel]) -> Markup:
+    """The page's script: the charts by the name of their place, and Vega. Nothing without charts."""
+    if not charts:
+        return Markup("")
+    specs = {name: interactive(panel) for name, panel in charts.items()}
     # A name in the data cannot end the script: no tag can begin in it.
     told = json.dumps(specs, sort_keys=True).replace("<", "\\u003c")
     library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
-    draw = f"const specs = {told};\nfor (const name in specs) vegaEmbed('#' + name, specs[name], {{actions: false, renderer: 'svg'}});"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}: figures</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-        '<p class="caption">Point at a mark for its numbers; turn the wheel to zoom, drag to move, double-click to return.</p>'
-        f'{"".join(parts)}<script type="module">{library}\n{draw}</script></body></html>\n'
-    )
+    return Markup(f'<script type="module">{library}\nconst specs = {told};\n{START}</script>')
 
 
 def interactive(panel: Panel) -> dict[str, Any]:
-    """A panel's chart with tooltips and with axes that can be moved."""
-    spec = dict(panel.spec)
-    config = {**spec.get("config", {}), "mark": {"tooltip": {"content": "data"}}, "background": "white", "aria": True}
-    zoom = {"name": "zoom", "select": {"type": "interval", "zoom": True}, "bind": "scales"}
+    """A panel's chart with tooltips, as wide as its place, and with axes that can be moved where both are numbers."""
+    # Five digits are more than a reader of a tooltip wants, and half of the page's size.
+    told = json.dumps(panel.spec).replace(INK, "currentColor")
+    spec: dict[str, Any] = json.loads(told, parse_float=lambda text: float(f"{float(text):.5g}"))
+    # Points and bars tell of themselves; lines and bands, of which a point is one of many, and the frame do not.
+    marks = {
+        name: {"tooltip": {"content": "data"}}
+        for name in ("point", "rect", "rule", "tick", "circle", "bar", "area", "line")
+    }
+    spec["config"] = {**spec.get("config", {}), **marks, "aria": True}
+    spec |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+    zoom = {
+        "name": "zoom",
+        "select": {"type": "interval", "zoom": "wheel![event.ctrlKey]"},
+        "bind": "scales",
+    }
     layers = spec.get("layer")
     if layers is None:
-        return {**spec, "params": [*spec.get("params", []), zoom], "config": config}
+        return {**spec, "params": [*spec.get("params", []), zoom]} if _has_axes(spec) else spec
     # The scales are bound through a layer that has both axes as they are in the data; the others share them.
-    chosen = next((i for i, layer in enumerate(layers) if _has_axes(layer)), 0)
-    spec["layer"] = [{**one, "params": [zoom]} if i == chosen else one for i, one in enumerate(layers)]
-    return {**spec, "config": config}
+    chosen = next((i for i, layer in enumerate(layers) if _has_axes(layer)), None)
+    if chosen is not None:
+        spec["layer"] = [{**one, "params": [zoom]} if i == chosen else one for i, one in enumerate(layers)]
+    return spec
 
 
 def _has_axes(layer: Mapping[str, Any]) -> bool:
     axes = [layer.get("encoding", {}).get(axis, {}) for axis in ("x", "y")]
-    return all("field" in axis and "aggregate" not in axis for axis in axes)
+    return all("field" in axis and "aggregate" not in axis and axis.get("type") == "quantitative" for axis in axes)

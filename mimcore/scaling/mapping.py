@@ -1,5 +1,7 @@
 """What the columns of somebody's table mean: a mapping from them to a law's variables and metric."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mimcore.definition import Definition, nearest, resolve
+from mimcore.definition import D, Definition, nearest, resolve
 from mimcore.errors import UserError
 from mimcore.scaling.conditions import rows_where
-from mimcore.scaling.observations import Link, Observations
+from mimcore.scaling.observations import Link, Observations, check_numbers
 from mimcore.scaling.table import Array
 
 
@@ -56,15 +58,19 @@ class Map(Definition):
     labels: tuple[str, ...] = ()
 
 
-#: The tidy table of a study, as ``collect`` writes it.
+#: The tidy table of a study, as ``collect`` writes it; not the phases that start from other weights, or learn from a teacher.
 RESULTS_MAP = Map.model_validate(
     {
         "metric": {"column": "value", "name": "val_loss"},
         "variables": {name: {"column": name} for name in ("encoder_params", "unique_images", "images_seen")},
-        "rows": "kind == 'run' and task == 'pretrain' and metric == 'val_loss'",
+        "rows": "kind == 'run' and task == 'pretrain' and metric == 'val_loss' and use != 'weights' and use != 'teacher'",
         "labels": ["run"],
     }
 )
+
+
+#: Runs that could be made, as ``advise --candidates`` reads them without a mapping.
+CANDIDATES_MAP = RESULTS_MAP.model_copy(update={"rows": None})
 
 
 def read_map(path: Path) -> Map:
@@ -73,17 +79,7 @@ def read_map(path: Path) -> Map:
     Raises:
         UserError: it is missing, no YAML, or wrong; every mistake with its path.
     """
-    if not path.is_file():
-        raise UserError(f"{path} is missing; write a mapping there (docs/examples/xie2023.map.yaml is an example).")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path} holds no mapping; it needs 'metric' and 'variables' (see docs/examples/xie2023.map.yaml)."
-        )
-    found = resolve(Map, content, str(path))
+    found = read_yaml(path, Map, "docs/examples/xie2023.map.yaml")
     if found.metric.higher_is_better != (found.metric.ceiling is not None):
         raise UserError(
             f"{path}: metric.ceiling is needed where higher is better, and only there: laws are fitted to what falls."
@@ -94,6 +90,24 @@ def read_map(path: Path) -> Map:
                 f"{path}: covariates names '{name}', which is none of the variables; {nearest(name, found.variables)}"
             )
     return found
+
+
+def read_yaml(path: Path, definition: type[D], example: str) -> D:
+    """Read a file of one definition.
+
+    Raises:
+        UserError: it is missing, no YAML, or wrong; every mistake with its path.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing; write a mapping there ({example} is an example).")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        needed = " and ".join(f"'{name}'" for name, field in definition.model_fields.items() if field.is_required())
+        raise UserError(f"{path} holds no mapping; it needs {needed} (see {example}).")
+    return resolve(definition, content, str(path))
 
 
 def read_columns(path: Path) -> dict[str, NDArray[Any]]:
@@ -124,9 +138,38 @@ def observe(path: Path, mapping: Map) -> Observations:
     Raises:
         UserError: a column is missing, a text has no number, or no row is left.
     """
+    columns, variables, labels = _rows(path, mapping, [mapping.metric.column])
+    metric = columns[mapping.metric.column]
+    if metric.dtype.kind != "f":
+        raise UserError(f"{path}: column '{mapping.metric.column}' is the metric, but holds text.")
+    link = Link(mapping.metric.ceiling, mapping.metric.floor)
+    return Observations(variables, metric, labels, mapping.metric.name, link, {**variables, **columns})
+
+
+def read_candidates(path: Path, mapping: Map) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """Read runs that could be made: variables and labels, by the same mapping; its metric is not looked for.
+
+    Raises:
+        UserError: a column is missing, a number is missing, not finite or not positive, or two rows have one label.
+    """
+    _, variables, labels = _rows(path, mapping, [])
+    for name, values in variables.items():
+        if name not in mapping.covariates:
+            check_numbers(name, values, labels, positive=True)
+    for label, times in Counter(labels).items():
+        if times > 1:
+            raise UserError(
+                f"{path}: {times} rows are called '{label}'; name columns that tell them apart under 'labels'."
+            )
+    return variables, labels
+
+
+def _rows(
+    path: Path, mapping: Map, needed: Sequence[str]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Array], tuple[str, ...]]:
+    """Columns, variables and labels of the rows that a mapping describes."""
     columns = read_columns(path)
-    needed = [mapping.metric.column, *mapping.labels, *(column.column for column in mapping.variables.values())]
-    for name in needed:
+    for name in [*needed, *mapping.labels, *(column.column for column in mapping.variables.values())]:
         if name not in columns:
             raise UserError(f"{path} has no column '{name}', which the mapping names; {nearest(name, columns)}")
     if mapping.rows is not None:
@@ -134,19 +177,19 @@ def observe(path: Path, mapping: Map) -> Observations:
         if not kept.any():
             raise UserError(f"{path}: no row meets the mapping's condition 'rows: {mapping.rows}'.")
         columns = {name: values[kept] for name, values in columns.items()}
-    variables = {name: _variable(name, column, columns, path) for name, column in mapping.variables.items()}
-    metric = columns[mapping.metric.column]
-    if metric.dtype.kind != "f":
-        raise UserError(f"{path}: column '{mapping.metric.column}' is the metric, but holds text.")
+    variables = {name: variable(name, column, columns, path) for name, column in mapping.variables.items()}
     names = [columns[name] for name in mapping.labels]
-    labels = tuple(
-        ", ".join(_text(values[i]) for values in names) if names else f"row {i + 1}" for i in range(len(metric))
-    )
-    link = Link(mapping.metric.ceiling, mapping.metric.floor)
-    return Observations(variables, metric, labels, mapping.metric.name, link, {**variables, **columns})
+    count = len(next(iter(columns.values())))
+    labels = tuple(", ".join(text(values[i]) for values in names) if names else f"row {i + 1}" for i in range(count))
+    return columns, variables, labels
 
 
-def _variable(name: str, spec: Column, columns: dict[str, NDArray[Any]], path: Path) -> Array:
+def variable(name: str, spec: Column, columns: dict[str, NDArray[Any]], path: Path) -> Array:
+    """Read a variable ``(N,)`` off its column; missing numbers are NaN.
+
+    Raises:
+        UserError: the column holds texts that have no number.
+    """
     values = columns[spec.column]
     if spec.values is None:
         if values.dtype.kind != "f":
@@ -155,7 +198,7 @@ def _variable(name: str, spec: Column, columns: dict[str, NDArray[Any]], path: P
             )
         return np.asarray(values * spec.scale)
     found = []
-    for value in map(_text, values):
+    for value in map(text, values):
         number = spec.values.get(value, spec.otherwise)
         if number is None:
             raise UserError(f"variables.{name}.values gives no number for '{value}'; {nearest(value, spec.values)}")
@@ -171,5 +214,6 @@ def _column(column: Any) -> NDArray[Any]:
     return np.array([np.nan if value is None else float(value) for value in column.to_pylist()], dtype=np.float64)
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Write a cell as text; a whole number without a point."""
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -95,8 +95,8 @@ def check(law: ScalingLaw, observations: Observations) -> None:
                 f"the law '{law.name}' is in {variable.name}, which the table does not give: name a column for it under "
                 "'variables' in the mapping, or choose another law."
             )
-        _check_numbers(variable.name, observations.variables[variable.name], observations.labels, variable.scales)
-    _check_numbers(observations.name, observations.metric, observations.labels, positive=False)
+        check_numbers(variable.name, observations.variables[variable.name], observations.labels, variable.scales)
+    check_numbers(observations.name, observations.metric, observations.labels, positive=False)
     y = observations.y
     for label, metric, value in zip(observations.labels, observations.metric, y, strict=True):
         if not (np.isfinite(value) and value > 0):
@@ -135,7 +135,8 @@ def require(law: ScalingLaw, variables: Variables) -> None:
         raise UserError(f"the law '{law.name}' needs {', '.join(absent)} to predict.")
 
 
-def _check_numbers(name: str, values: Array, labels: Sequence[str], positive: bool) -> None:
+def check_numbers(name: str, values: Array, labels: Sequence[str], positive: bool) -> None:
+    """Refuse values ``(N,)`` that are missing or not finite or, where asked, not positive; the first is named by its label."""
     wrong = ~np.isfinite(values) | ((values <= 0) if positive else np.zeros(len(values), dtype=bool))
     if wrong.any():
         first = int(np.argmax(wrong))

@@ -17,7 +17,7 @@ POWERS = alt.Axis(format=".1~e", tickCount=5, grid=False, labelOverlap="greedy")
 COUNTS = alt.Axis(format=".2~s", tickCount=5, grid=False, labelOverlap="greedy")
 
 
-def residuals(outlook: Outlook, colours: dict[str, str]) -> list[Panel]:
+def residuals(outlook: Outlook, colours: dict[str, str], named: bool = False) -> list[Panel]:
     """Each run's distance from the law, against unique images and against images seen."""
     points: list[dict[str, Any]] = [
         {
@@ -50,7 +50,7 @@ def residuals(outlook: Outlook, colours: dict[str, str]) -> list[Panel]:
         found.append(
             _panel(
                 alt.layer(*layers),
-                f"Residuals against {title}",
+                f"Residuals against {title}" + (f" ({outlook.objective})" if named else ""),
                 f"Residuals of the law against {title}, a point a run.",
             )
         )

@@ -30,14 +30,15 @@ from mimcore.scaling.layers import (
 )
 from mimcore.scaling.numbers import interval, short
 from mimcore.scaling.summary import floors, label, setting_label
-from mimcore.scaling.table import PRETRAIN, VAL_LOSS, Measure, Row, Run, headlines_of, runs_of, settings_of
+from mimcore.scaling.table import MADE, VAL_LOSS, Measure, Row, Run, headlines_of, runs_of, settings_of
 
+GREY = "#868e96"
 #: The part of a loss curve that may leave its panel at the top.
 EARLY = 0.12
 
 
 class Figures:
-    """The figures of one study.
+    """The panels of one study.
 
     Colour says the model, line and marker the schedule; in loss curves colour says the size of the subset.
 
@@ -50,13 +51,15 @@ class Figures:
     def __init__(self, rows: Sequence[Row], fitted: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> None:
         self.rows, self.fitted, self.curves = rows, fitted, curves
         self.runs = runs_of(rows)
+        self.imported = [run for run in runs_of(rows, imported=True) if run.source != MADE]
         self.measures = headlines_of(rows)
         self.settings = settings_of(self.runs)
         self.objectives = list(dict.fromkeys(setting.objective for setting in self.settings))
+        everything = [*self.runs, *self.imported]
         self.models = list(
-            dict.fromkeys(run.setting.model for run in sorted(self.runs, key=lambda r: r.encoder_params))
+            dict.fromkeys(run.setting.model for run in sorted(everything, key=lambda r: r.encoder_params))
         )
-        longest_first = sorted(self.runs, key=lambda run: -run.images_seen)
+        longest_first = sorted(everything, key=lambda run: -run.images_seen)
         self.schedules = list(dict.fromkeys(run.setting.schedule for run in longest_first))
         self.sizes = sorted({run.unique_images for run in self.runs})
         self.model_colours = {m: MODEL_COLOURS[i % len(MODEL_COLOURS)] for i, m in enumerate(self.models)}
@@ -66,50 +69,24 @@ class Figures:
 
     def keys(self) -> list[Key]:
         """Legend of the figures whose colour is the model."""
-        models = [Key(model, colour) for model, colour in self.model_colours.items()]
-        return models + [Key(f"{s} schedule", "#868e96", self.dashes[s], self.shapes[s]) for s in self.schedules]
+        found = [Key(model, colour) for model, colour in self.model_colours.items()]
+        found += [Key(f"{s} schedule", GREY, self.dashes[s], self.shapes[s]) for s in self.schedules]
+        found += [Key("loss rose again", GREY, mark="ring")] if self.risen else []
+        return found + ([Key("imported run", GREY, mark="hollow")] if self.imported else [])
 
     def curve_keys(self) -> list[Key]:
         """Legend of the loss curves."""
-        splits = [Key("unseen images", "#868e96"), Key("images of the subset", "#868e96", (4, 3))]
+        splits = [Key("unseen images", GREY), Key("images of the subset", GREY, (4, 3))]
         colours = size_colours(len(self.sizes))
         return splits + [Key(f"{short(size)} images", c) for size, c in zip(self.sizes, colours, strict=True)]
 
-    def scaling(self) -> list[Panel]:
-        """Each headline against unique images, with its laws and floors."""
-        return [
-            self._scaling(objective, measure)
-            for objective in self.objectives
-            for measure in self.measures
-            if self._points(objective, measure)
-        ]
+    def scaling(self, measure: Measure) -> list[Panel]:
+        """A measure against unique images, with its laws and floors, for each objective that has it."""
+        return [self._scaling(one, measure) for one in self.objectives if self._points(one, measure)]
 
-    def correlation(self) -> list[Panel]:
-        """Each task's headline against the validation loss; runs whose loss rose again are hollow."""
-        return [
-            self._correlation(objective, measure)
-            for objective in self.objectives
-            for measure in self.measures
-            if measure.task != PRETRAIN and self._points(objective, measure)
-        ]
-
-    def overfitting(self) -> list[Panel]:
-        """The gap between unseen and seen images, and the rise of the validation loss, against unique images."""
-        found = []
-        for objective in self.objectives:
-            suffix = f" ({objective})" if len(self.objectives) > 1 else ""
-            gaps = [{**self._about(run), "y": run.gap} for run in self.runs if run.setting.objective == objective]
-            rises = [
-                {**self._about(run), "y": 100 * run.rise / (run.values[VAL_LOSS] - run.rise)}
-                for run in self.runs
-                if run.setting.objective == objective
-            ]
-            title, axis = f"Gap between unseen and seen images{suffix}", "validation loss − loss on the subset"
-            found.append(render(self._by_size(gaps, axis, None).properties(title=title), f"{title} by subset size."))
-            title, axis = f"Rise above the lowest validation loss{suffix}", "rise (% of the lowest loss)"
-            margin = 100 * self.fitted["diagnostics"]["overfitting"]["thresholds"][objective]
-            found.append(render(self._by_size(rises, axis, margin).properties(title=title), f"{title} by subset size."))
-        return found
+    def correlation(self, measure: Measure) -> list[Panel]:
+        """A task's measure against the validation loss, for each objective that has it."""
+        return [self._correlation(one, measure) for one in self.objectives if self._points(one, measure)]
 
     def losses(self) -> list[Panel]:
         """Loss curves of each setting, one colour per size, on unseen images and on images of the subset."""
@@ -119,7 +96,11 @@ class Figures:
 
     def _scaling(self, objective: str, measure: Measure) -> Panel:
         points = self._points(objective, measure)
-        fits = [fit for fit in self.fitted["fits"] if (fit["objective"], fit["task"]) == (objective, measure.task)]
+        fits = [
+            fit
+            for fit in self.fitted["fits"]
+            if (fit["objective"], fit["task"], fit["metric"]) == (objective, measure.task, measure.metric)
+        ]
         curves = [point for fit in fits for point in curve_points(fit)]
         lows = floors(self.rows, measure)
         ys = [point["y"] for point in points] + [point["y"] for point in curves] + [value for _, value in lows]
@@ -144,8 +125,9 @@ class Figures:
         layers += floor_layers(lows, self.model_colours, max(ends), padded(ys))
         if curves and max(ends) > max(self.sizes):
             layers += forecast_layers(max(self.sizes), padded(ys)[0])
-        title = label(measure) if measure.task != PRETRAIN else f"{label(measure)} ({objective})"
-        chart = alt.layer(*layers).properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=capital(title))
+        chart = alt.layer(*layers).properties(
+            width=PLOT_WIDTH, height=PLOT_HEIGHT, title=self._title(label(measure), objective)
+        )
         return render(chart, f"{label(measure)} against unique images, {objective}, with fitted laws.")
 
     def _correlation(self, objective: str, measure: Measure) -> Panel:
@@ -154,7 +136,7 @@ class Figures:
         domains = [alt.Scale(domain=padded([p[part] for p in points]), nice=False) for part in ("loss", "y")]
         x = alt.X("loss:Q", scale=domains[0], title=f"validation loss ({objective})", axis=few)
         y = alt.Y("y:Q", scale=domains[1], title=label(measure), axis=few)
-        title: Any = capital(label(measure))
+        title: Any = self._title(label(measure), objective)
         for one in self.fitted["diagnostics"]["correlation"]:
             if (one["objective"], one["task"]) == (objective, measure.task) and one["all"]:
                 rho = interval(one["all"]["estimate"], one["all"]["low"], one["all"]["high"])
@@ -163,18 +145,6 @@ class Figures:
                 )
         chart = self._marks(points, x, y).properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=title)
         return render(chart, f"{label(measure)} against the validation loss, a point for each run.")
-
-    def _by_size(self, points: Points, axis: str, margin: float | None) -> Any:
-        x = self._x([point["n"] for point in points])
-        y = alt.Y("y:Q", title=axis, axis=alt.Axis(tickCount=6))
-        lines = alt.Chart(data(points)).mark_line(strokeWidth=2, opacity=0.8)
-        layers = [
-            lines.encode(x=x, y=alt.Y("mean(y):Q", title=axis), color=self._colour(), strokeDash=self._dash()),
-            self._marks(points, x, y),
-        ]
-        if margin is not None:
-            layers += floor_layers([("counted as a rise", margin)], {}, max(self.sizes), None)
-        return alt.layer(*layers).properties(width=PLOT_WIDTH, height=PLOT_HEIGHT)
 
     def _losses(self, setting: Any) -> Panel:
         names = {run.name for run in self.runs if run.setting == setting}
@@ -212,13 +182,23 @@ class Figures:
         key = (measure.task, measure.metric)
         return [
             {**self._about(run), "y": run.values[key], "loss": run.values[VAL_LOSS]}
-            for run in self.runs
+            for run in (*self.runs, *self.imported)
             if run.setting.objective == objective and key in run.values
         ]
 
     def _about(self, run: Run) -> dict[str, Any]:
-        about = {"n": run.unique_images, "model": run.setting.model, "schedule": run.setting.schedule}
-        return {**about, "risen": run.name in self.risen}
+        return {
+            "run": run.name,
+            "n": run.unique_images,
+            "images_seen": run.images_seen,
+            "model": run.setting.model,
+            "schedule": run.setting.schedule,
+            "rose": run.name in self.risen,
+            "imported": run.source != MADE,
+        }
+
+    def _title(self, text: str, objective: str) -> str:
+        return capital(f"{text} ({objective})" if len(self.objectives) > 1 else text)
 
     def _x(self, ends: Sequence[float]) -> Any:
         low, high = min(ends) / 1.12, max(ends) * 1.12
@@ -239,16 +219,20 @@ class Figures:
         return alt.StrokeDash("schedule:N", scale=scale, legend=None)
 
     def _marks(self, points: Points, x: Any, y: Any) -> Any:
-        """A marker for each run, hollow where its validation loss rose again."""
+        """A marker for each run, hollow where it was imported, with a ring where its validation loss rose again."""
         scale = alt.Scale(domain=self.schedules, range=list(self.shapes.values()))
+        colours = alt.Scale(domain=self.models, range=list(self.model_colours.values()))
         marks = alt.Chart(data(points)).mark_point(size=44, strokeWidth=1.6)
-        return marks.encode(
+        drawn = marks.encode(
             x=x,
             y=y,
             color=self._colour(),
-            fill=alt.Fill(
-                "model:N", scale=alt.Scale(domain=self.models, range=list(self.model_colours.values())), legend=None
-            ),
-            fillOpacity=alt.condition("datum.risen", alt.value(0), alt.value(0.85)),
+            fill=alt.Fill("model:N", scale=colours, legend=None),
+            fillOpacity=alt.condition("datum.imported", alt.value(0), alt.value(0.85)),
             shape=alt.Shape("schedule:N", scale=scale, legend=None),
         )
+        risen = [point for point in points if point["rose"]]
+        if not risen:
+            return drawn
+        rings = alt.Chart(data(risen)).mark_point(size=150, strokeWidth=1.2, shape="circle", filled=False)
+        return alt.layer(drawn, rings.encode(x=x, y=y, color=self._colour()))

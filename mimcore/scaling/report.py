@@ -1,29 +1,27 @@
-"""One page with the answer, the figures and the evidence, which needs no network, no script and no other file.
+"""One page with the answer, the figures and the evidence, which needs no network and no other file.
 
-Beside it: its figures as PNG and SVG, ``figures.html`` where they can be pointed at, ``report.md`` for a pull request, ``tables.tex``.
+Beside it: its figures as PNG and SVG, ``report.md`` for a pull request, ``tables.tex``.
 """
 
-import base64
-import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pyarrow.parquet as pq
 from altair.utils.schemapi import debug_mode
-from markupsafe import Markup
 
 from mimcore import artifacts
-from mimcore.scaling import alike, interactive, outlook_figures, tables, words
-from mimcore.scaling.drawing import Key, Panel, board, inline, save_png, swatch
+from mimcore.scaling import evidence, interactive, next_runs, tables, words
+from mimcore.scaling.chosen import preferred
+from mimcore.scaling.figure import Section, Table
 from mimcore.scaling.forecasts import judge, read_forecasts
-from mimcore.scaling.numbers import count, duration, interval, measured, number, short
+from mimcore.scaling.gallery import gallery
+from mimcore.scaling.numbers import count, interval, number, short
 from mimcore.scaling.outlook import Outlook, outlook
 from mimcore.scaling.plots import Figures
-from mimcore.scaling.summary import floor_text, label, lines, setting_label
-from mimcore.scaling.table import Measure, Row, Run, Setting, headlines_of, read_results, runs_of, settings_of
+from mimcore.scaling.summary import Line, floor_text, label, lines, setting_label
+from mimcore.scaling.table import Measure, Row, Setting, headlines_of, read_results, runs_of, settings_of
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -49,44 +47,54 @@ def report(
     fitted = artifacts.read_json(fit)
     notes = artifacts.read_json(results / "notes.json")
     curves = pq.read_table(results / "curves.parquet").to_pylist()
+    made = runs_of(rows)
+    stored = read_forecasts(forecasts)
+    judged = judge(stored, made, _definitions(stored, runs))
+    pace = evidence.pace(made, provenance)
     with artifacts.directory(output) as folder:
         # Altair checks every part of a chart against its schema while it is put together; half of the time goes there.
         with debug_mode(False):
-            figures, unsaid = _figures(Figures(rows, fitted, curves), folder)
-        made = runs_of(rows)
-        stored = read_forecasts(forecasts)
-        judged = judge(stored, made, _definitions(stored, runs))
+            drawn = Figures(rows, fitted, curves)
+            outlooks = {
+                one: outlook(made, one, fitted["options"]["confidence"], preferred(fitted, one))
+                for one in drawn.objectives
+            }
+            sections = gallery(drawn, outlooks, stored, judged)
         told = {
             "title": notes["title"],
             "scope": words.scope(rows),
             "answers": words.answers(rows, fitted),
-            "flags": [*words.flags(rows, fitted, notes, _peak_rates(curves)), *unsaid],
-            "headline": _headline(rows),
+            "claims": fitted["diagnostics"]["claims"],
+            "advice": _advice(outlooks, pace),
+            "flags": words.flags(rows, fitted, notes, evidence.peak_rates(curves)),
+            "headline": _headline(rows, fitted),
+            "noise": _noise(fitted),
             "laws": _laws(rows, fitted),
-            "forecasts": judged,
+            "sections": sections,
         }
-        (folder / "figures.html").write_text(interactive.page(notes["title"], figures), encoding="utf-8")
-        (folder / "report.md").write_text(tables.markdown(told, figures), encoding="utf-8")
+        for section in sections:
+            for figure in section.figures:
+                figure.save(folder)
+        (folder / "report.md").write_text(tables.markdown(told), encoding="utf-8")
         (folder / "tables.tex").write_text(tables.latex(told), encoding="utf-8")
-        page = _environment().get_template(TEMPLATE.name)
-        text = page.render(
-            **told,
-            hits=words.hits(judged),
-            claims=fitted["diagnostics"]["claims"],
-            confidence=100 * fitted["options"]["confidence"],
-            law=fitted["law"],
-            noise=_noise(fitted),
-            figures=figures,
-            pictures=_pictures(made, runs),
-            everything=_everything(rows),
-            libraries={name: ", ".join(found) for name, found in notes["libraries"].items()},
-            provenance=_provenance(made, provenance),
-            options=fitted["options"],
+        text = page(
+            {
+                **told,
+                "confidence": 100 * fitted["options"]["confidence"],
+                "law": fitted["law"],
+                "pictures": evidence.pictures(made, runs),
+                "everything": evidence.everything(rows),
+                "libraries": {name: ", ".join(found) for name, found in notes["libraries"].items()},
+                "provenance": evidence.provenance(made, provenance),
+                "options": fitted["options"],
+            },
+            sections,
         )
         (folder / "report.html").write_text(text, encoding="utf-8")
 
 
-def _environment() -> jinja2.Environment:
+def page(told: Mapping[str, Any], sections: Sequence[Section], template: str = TEMPLATE.name) -> str:
+    """Fill a template of the page; figures can be pointed at, and are pictures where there is no script."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
         autoescape=True,
@@ -95,7 +103,24 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["number"] = number
-    return environment
+    drawn = [
+        {
+            "name": one.name,
+            "title": one.title,
+            "folded": one.folded,
+            "figures": [figure.page() for figure in one.figures],
+        }
+        for one in sections
+    ]
+    charts = {
+        f"{figure.name}-{i}": panel
+        for one in sections
+        for figure in one.figures
+        for i, panel in enumerate(figure.panels)
+    }
+    return environment.get_template(template).render(
+        **{**told, "sections": drawn, "script": interactive.script(charts)}
+    )
 
 
 def _definitions(forecasts: Sequence[Mapping[str, Any]], runs: Path) -> dict[str, Any]:
@@ -104,124 +129,38 @@ def _definitions(forecasts: Sequence[Mapping[str, Any]], runs: Path) -> dict[str
     return {name: artifacts.read_json(file)["definition"] for name, file in files.items() if file.is_file()}
 
 
-def _figures(drawn: Figures, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Draw each figure for the page, and as PNG and SVG beside it; and say of which objectives one law could not be fitted."""
-    hollow = "Hollow markers are runs whose validation loss rose again."
-    plan: list[tuple[str, str, str, list[Panel], list[Key]]] = [
-        (
-            "scaling",
-            "What more data buys",
-            "A marker for each run; lines are the fitted laws with their intervals, paler where they forecast; dotted "
-            f"lines are what needs no pretraining. {hollow}",
-            drawn.scaling(),
-            drawn.keys(),
-        ),
-        (
-            "curves",
-            "Loss while training",
-            "Means over seeds, on unseen images and on images of the subset. A solid line that turns up is "
-            "over-fitting; the space between a solid and a dashed line is the gap.",
-            drawn.losses(),
-            drawn.curve_keys(),
-        ),
-        (
-            "overfitting",
-            "Over-fitting",
-            f"A marker for each run, lines through the means over seeds. {hollow}",
-            drawn.overfitting(),
-            drawn.keys(),
-        ),
-        (
-            "correlation",
-            "Does the validation loss foretell the tasks?",
-            f"A marker for each run, with Spearman's rank correlation and its interval. {hollow}",
-            drawn.correlation(),
-            drawn.keys(),
-        ),
-    ]
-    pairs = alike.alike(drawn.runs, drawn.fitted["options"]["margin"])
-    if pairs:
-        same = sum(pair.test.equivalent for pair in pairs)
-        plan.append(
-            (
-                "equivalence",
-                "Does it matter how the images are drawn?",
-                f"Subsets of as many images, paired by seed: 90 % intervals of the difference, and the margin of {pairs[0].margin:g} % "
-                f"within which it would not matter (the fit's option 'margin'). {same} of {len(pairs)} pairs are shown to be equivalent "
-                "(two one-sided tests at 5 %); an interval that leaves the margin "
-                "shows neither sameness nor, if it covers zero, a difference.",
-                alike.figure(pairs),
-                [],
+def _advice(outlooks: Mapping[str, Outlook | str], pace: float | None) -> list[dict[str, Any]]:
+    """For each objective what to run next, as two tables; a sentence where nothing can be advised."""
+    found: list[dict[str, Any]] = []
+    for objective, one in outlooks.items():
+        about = f" of {objective}" if len(outlooks) > 1 else ""
+        advice = None if isinstance(one, str) else next_runs.next_runs(one)
+        if advice is None or isinstance(one, str):
+            reason = (
+                one
+                if isinstance(one, str)
+                else "The law has no refits to judge by, or every run that could be named is made."
             )
-        )
-    unsaid = []
-    for objective in drawn.objectives:
-        one = outlook(drawn.runs, objective, drawn.fitted["options"]["confidence"])
-        if isinstance(one, str):
-            unsaid.append(one)
+            found.append({"about": about, "missing": reason, "tables": []})
             continue
-        plan += _outlook_figures(one, drawn, f"-{objective}" if len(drawn.objectives) > 1 else "")
-    found = []
-    for name, title, caption, panels, keys in plan:
-        if not panels:
-            continue
-        drawing = board(panels, title, keys, columns=2)
-        (folder / f"{name}.svg").write_text(drawing, encoding="utf-8")
-        save_png(drawing, folder / f"{name}.png")
-        found.append(
-            {
-                "name": name,
-                "title": title,
-                "caption": caption,
-                "panels": [Markup(inline(panel, f"{name}-{i}")) for i, panel in enumerate(panels)],
-                "keys": [(Markup(swatch(key)), key.text) for key in keys],
-                "drawn": panels,
-            }
+        named = (
+            (f"Runs that narrow the forecast of {advice.target} most for their cost", advice.telling),
+            ("Runs that lower the validation loss most for their cost", advice.lowering),
         )
-    return found, unsaid
+        told = []
+        for title, runs in named:
+            head, cells = next_runs.rows(runs, advice.spent, pace, runs is advice.telling)
+            told.append((title, Table(head, tuple(cells))))
+        found.append({"about": about, "missing": "", "law": one.fit.law.name, "tables": told})
+    return found
 
 
-def _outlook_figures(
-    one: Outlook, drawn: Figures, suffix: str
-) -> Iterator[tuple[str, str, str, list[Panel], list[Key]]]:
-    """The figures of one law for all runs of an objective."""
-    fit, images = one.fit, short(one.unique_images)
-    law = f"the law '{fit.law.name}' of {len(fit.observations)} runs (R² {fit.r2:.3f})"
-    models = [Key(model, colour) for model, colour in drawn.model_colours.items()]
-    yield (
-        f"residuals{suffix}",
-        "How far one law is off",
-        f"Each run's validation loss less {law}; the grey band is one standard deviation. A pattern means that the law lacks "
-        "something; points without one do not mean that it holds beyond them.",
-        outlook_figures.residuals(one, drawn.model_colours),
-        models,
-    )
-    panels, keys = outlook_figures.iso_flop(one)
-    yield (
-        f"iso-flop{suffix}",
-        "Which model for a budget",
-        f"What {law} expects of runs that cost the same, on {images} unique images: a larger model sees fewer. The mark is the lowest "
-        "point. It says nothing of learning rates, which were not tuned for each size.",
-        panels,
-        keys,
-    )
-    edges = [two for two in one.frontier if two.at_edge]
-    beyond = (
-        f" At {len(edges)} of {len(one.frontier)} budgets the best size is an end of what was looked through."
-        if edges
-        else ""
-    )
-    yield (
-        f"frontier{suffix}",
-        "The best use of a budget",
-        f"By {law}, on {images} unique images, with {100 * fit.confidence:g} % intervals over refits. Right of the dotted line no run was "
-        f"made. The interval is that of the law, if it holds; it does not cover another law.{beyond}",
-        outlook_figures.frontier(one),
-        [],
-    )
-
-
-def _headline(rows: Sequence[Row]) -> dict[str, Any]:
+def _headline(rows: Sequence[Row], fitted: Mapping[str, Any]) -> dict[str, Any]:
+    """The table from the smallest to the largest subset; a cell has both means, and whether they differ by no more than seeds do."""
+    least = {
+        (one["objective"], one["task"], one["metric"]): one["least_difference"]
+        for one in fitted["diagnostics"]["seed_noise"]
+    }
     summary, measures = lines(rows), headlines_of(rows)
     settings = [line.setting for line in summary]
     return {
@@ -232,10 +171,17 @@ def _headline(rows: Sequence[Row]) -> dict[str, Any]:
                 "setting": setting_label(line.setting, settings),
                 "sizes": (count(line.smallest), count(line.largest)),
                 "cells": [tuple(str(part) for part in line.ends[measure] or ()) for measure in measures],
+                "quiet": [_within_noise(line, measure, least) for measure in measures],
             }
             for line in summary
         ],
     }
+
+
+def _within_noise(line: Line, measure: Measure, least: Mapping[tuple[str, str, str], float]) -> bool:
+    """Whether both means of a cell differ by less than seeds let one tell."""
+    ends, needed = line.ends[measure], least.get((line.setting.objective, measure.task, measure.metric))
+    return bool(ends and needed and line.smallest < line.largest and abs(ends[0].value - ends[1].value) < needed)
 
 
 def _laws(rows: Sequence[Row], fitted: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -281,81 +227,3 @@ def _noise(fitted: Mapping[str, Any]) -> list[dict[str, str]]:
         }
         for one in fitted["diagnostics"]["seed_noise"]
     ]
-
-
-def _pictures(runs: Sequence[Run], folder: Path) -> list[dict[str, str]]:
-    """Reconstructions of the last setting (largest model, longest schedule) on the smallest and the largest subset."""
-    last = settings_of(runs)[-1]
-    chosen = [run for run in runs if run.setting == last]
-    seed = chosen[0].seed
-    of_seed = [run for run in chosen if run.seed == seed]
-    found = []
-    for run in dict.fromkeys(run.name for run in (of_seed[0], of_seed[-1])):
-        path = folder / run / "reconstructions.png"
-        if path.is_file():
-            images = next(count(one.unique_images) for one in of_seed if one.name == run)
-            data = base64.b64encode(path.read_bytes()).decode("ascii")
-            found.append({"name": run, "images": images, "data": data})
-    return found
-
-
-def _everything(rows: Sequence[Row]) -> dict[str, Any]:
-    """Every metric of every run."""
-    runs = runs_of(rows)
-    keys = list(dict.fromkeys((row.task, row.metric) for row in rows if row.kind == "run"))
-    return {
-        "columns": [f"{task} {metric}" for task, metric in keys],
-        "runs": [
-            {
-                "name": run.name,
-                "unique_images": count(run.unique_images),
-                "images_seen": count(run.images_seen),
-                "flops": number(run.flops),
-                "cells": [measured(run.values[key], run.errors[key]) if key in run.values else "" for key in keys],
-            }
-            for run in runs
-        ],
-    }
-
-
-def _peak_rates(curves: Sequence[Mapping[str, Any]]) -> list[float]:
-    peaks: dict[str, float] = {}
-    for point in curves:
-        if point["learning_rate"] is not None:
-            peaks[point["run"]] = max(peaks.get(point["run"], 0.0), point["learning_rate"])
-    return list(peaks.values())
-
-
-def _provenance(runs: Sequence[Run], folder: Path) -> list[dict[str, str]]:
-    """Times, memory and devices of each stage, added up over the records of this study's runs and of shared stages."""
-    known = {run.name for run in runs}
-    totals: dict[str, dict[str, Any]] = defaultdict(
-        lambda: {"records": 0, "seconds": 0.0, "memory": 0, "devices": set()}
-    )
-    for record in _records(folder, known):
-        total = totals[str(record.get("stage", "?"))]
-        total["records"] += 1
-        total["seconds"] += float(record.get("wall_seconds", 0))
-        total["memory"] = max(total["memory"], int(record.get("peak_memory_mib", 0)))
-        total["devices"].add(str(record.get("device", "cpu")))
-    return [
-        {
-            "stage": stage,
-            "records": str(total["records"]),
-            "time": duration(total["seconds"]),
-            "memory": f"{total['memory']:,} MiB",
-            "devices": ", ".join(sorted(total["devices"])),
-        }
-        for stage, total in sorted(totals.items())
-    ]
-
-
-def _records(folder: Path, known: set[str]) -> Iterator[Mapping[str, Any]]:
-    for path in sorted(folder.rglob("*.json")) if folder.is_dir() else []:
-        names = {path.stem, *path.relative_to(folder).parts}
-        # Records of runs that the study no longer names may lie beside.
-        if names & {"runs", "evals"} and not names & known:
-            continue
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict):
-            yield record

@@ -68,35 +68,6 @@ def spearman(x: Array, y: Array, weights: Array | None = None) -> Array:
     return np.asarray(np.divide(covariance, norm, out=np.full_like(norm, np.nan), where=norm > 0))
 
 
-def spearman_interval(
-    x: Array, y: Array, clusters: list[str], confidence: float, count: int, rng: np.random.Generator
-) -> Interval:
-    """Spearman's correlation with a bootstrap interval that draws whole clusters.
-
-    Runs that differ only in their seed are no independent evidence about the relation, so that they are drawn
-    together (the cluster bootstrap; Davison & Hinkley 1997, section 3.8).
-
-    Args:
-        x: float64 ``(N,)``.
-        y: float64 ``(N,)``.
-        clusters: the name of the cluster of each observation.
-        confidence: coverage, such as 0.95.
-        count: bootstrap replicates.
-        rng: source of the draws.
-    """
-    names, membership = np.unique(clusters, return_inverse=True)
-    estimate = float(spearman(x, y)[0])
-    if len(names) < 3:
-        return Interval(estimate, None, None, len(x))
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
-    replicates = spearman(x, y, drawn[:, membership].astype(np.float64))
-    replicates = replicates[np.isfinite(replicates)]
-    if not len(replicates):
-        return Interval(estimate, None, None, len(x))
-    low, high = np.quantile(replicates, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return Interval(estimate, float(low), float(high), len(x))
-
-
 def tidy(value: float | None) -> float | None:
     """Keep eight significant digits: what a change in the order of a sum cannot reach."""
     return None if value is None or not np.isfinite(value) else float(f"{value:.8g}")

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +28,20 @@ SCHEMA = pa.schema(
         ("standard_error", pa.float64()),
         ("higher_is_better", pa.bool_()),
         ("headline", pa.bool_()),
+        ("source", pa.string()),
+        ("imported_from", pa.string()),
+        ("after", pa.string()),
+        ("use", pa.string()),
+        ("total_images_seen", pa.int64()),
+        ("total_flops", pa.float64()),
     ]
 )
+
+#: Values of the column ``source``: a run of the study, or one that was finished elsewhere.
+MADE, IMPORTED = "made", "imported"
+
+#: Columns that say what came before a run; a table of a study without phases may lack them.
+OF_PHASES = ("after", "use", "total_images_seen", "total_flops")
 
 #: The task under which the losses of a run are filed, and its headline.
 PRETRAIN = "pretrain"
@@ -37,11 +49,17 @@ VAL_LOSS = (PRETRAIN, "val_loss")
 SEEN_LOSS = (PRETRAIN, "seen_loss")
 #: The lowest validation loss along the curve, which ``collect`` reads off it.
 VAL_MINIMUM = (PRETRAIN, "val_loss_minimum")
+#: Between the name of a second phase's run and what it started from, as in ``wsp-tiny-n64-short-s0-after-mae-n64-long``.
+AFTER = "-after-"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number of a study: a row of ``results.parquet``."""
+    """One number of a study: a row of ``results.parquet``.
+
+    ``after`` is the run that a phase follows and ``use`` what it takes of it (weights, teacher, state); the totals count all runs
+    before it as well.
+    """
 
     kind: str
     run: str | None
@@ -60,10 +78,20 @@ class Row:
     standard_error: float | None
     higher_is_better: bool
     headline: bool
+    source: str = MADE
+    imported_from: str | None = None
+    after: str | None = None
+    use: str | None = None
+    total_images_seen: int | None = None
+    total_flops: float | None = None
 
 
 class Setting(NamedTuple):
-    """Everything about a run but its data: what one scaling curve holds fixed."""
+    """Everything about a run but its data: what one scaling curve holds fixed.
+
+    The objective of a phase has the run before it in words, such as ``simmim after mae short``: its losses are those of another
+    start, so that no curve, test or law takes the two together.
+    """
 
     objective: str
     model: str
@@ -83,7 +111,7 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A run and its numbers; ``values`` is keyed by (task, metric)."""
+    """A run and its numbers; ``values`` is keyed by (task, metric). An imported one may have no more than a validation loss."""
 
     name: str
     setting: Setting
@@ -95,6 +123,9 @@ class Run:
     flops: float
     values: dict[tuple[str, str], float]
     errors: dict[tuple[str, str], float | None]
+    #: The run that a second phase started from, without its model and seed; None where the run started from nothing.
+    after: str | None = None
+    source: str = MADE
 
     @property
     def gap(self) -> float:
@@ -125,10 +156,11 @@ def read_results(path: Path) -> list[Row]:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} is not a Parquet file ({error}); delete it and run 'dvc repro'.") from None
-    absent = [name for name in SCHEMA.names if name not in table.column_names]
+    absent = [name for name in SCHEMA.names if name not in table.column_names and name not in OF_PHASES]
     if absent:
         raise UserError(f"{path} lacks the columns {', '.join(absent)}; delete it and run 'dvc repro'.")
-    rows = [Row(**row) for row in table.select(SCHEMA.names).to_pylist()]
+    known = [name for name in SCHEMA.names if name in table.column_names]
+    rows = [Row(**row) for row in table.select(known).to_pylist()]
     for row in rows:
         if row.value is None or not math.isfinite(row.value):
             where = row.run or f"{row.kind} {row.model}"
@@ -136,13 +168,19 @@ def read_results(path: Path) -> list[Row]:
     return rows
 
 
-def runs_of(rows: Sequence[Row]) -> list[Run]:
-    """Gather the rows of each run, ordered by objective, model (fewest parameters first), schedule, size and seed."""
+def runs_of(rows: Sequence[Row], *, imported: bool = False) -> list[Run]:
+    """Gather the rows of each run, ordered by objective, model (fewest parameters first), schedule, size and seed.
+
+    Args:
+        rows: the table.
+        imported: whether runs that were finished elsewhere are wanted too: they are evidence for a law, and not of the study.
+    """
     grouped: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.kind == "run":
+        if row.kind == "run" and (imported or row.source == MADE):
             grouped[str(row.run)].append(row)
-    runs = [_run(name, group) for name, group in grouped.items()]
+    firsts = {name: group[0] for name, group in grouped.items()}
+    runs = [_run(name, group, firsts) for name, group in grouped.items()]
     return sorted(
         runs,
         key=lambda run: (
@@ -164,8 +202,12 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
 
 
 def headlines_of(rows: Iterable[Row]) -> list[Measure]:
-    """List the headline of each task that runs have, pretraining first."""
-    found = {Measure(row.task, row.metric, row.higher_is_better) for row in rows if row.kind == "run" and row.headline}
+    """List the headline of each task that the study's runs have, pretraining first."""
+    found = {
+        Measure(row.task, row.metric, row.higher_is_better)
+        for row in rows
+        if row.kind == "run" and row.headline and row.source == MADE
+    }
     return sorted(found, key=lambda measure: (measure.task != PRETRAIN, measure))
 
 
@@ -183,18 +225,45 @@ def floor_rows(rows: Iterable[Row], measure: Measure) -> list[Row]:
     return [row for row in rows if row.kind != "run" and (row.task, row.metric) == key]
 
 
-def _run(name: str, rows: Sequence[Row]) -> Run:
+def objective_in_words(row: Row, runs: Mapping[str, Row]) -> str:
+    """The objective of a run and what came before it, such as ``simmim after mae n64 short``.
+
+    The model and the subset of the run before stand there where they are others. A branch of a trunk is the run of its length, and
+    has no words of its own (docs/training.md).
+
+    Args:
+        row: of the run.
+        runs: a row of each run of the study.
+    """
+    return f"{row.objective}{_before(row, runs)}"
+
+
+def _before(row: Row, runs: Mapping[str, Row]) -> str:
+    if row.after is None:
+        return ""
+    if row.after not in runs:
+        raise UserError(f"the results of {row.run} follow {row.after}, which they lack; run 'dvc repro collect'.")
+    at = runs[row.after]
+    if row.use == "state":
+        return _before(at, runs)
+    others = [str(getattr(at, key)) for key in ("model", "subset") if getattr(at, key) != getattr(row, key)]
+    how = "taught by" if row.use == "teacher" else "after"
+    return " ".join(["", how, str(at.objective), *others, str(at.schedule)]) + _before(at, runs)
+
+
+def _run(name: str, rows: Sequence[Row], runs: Mapping[str, Row]) -> Run:
     first = rows[0]
     facts = (first.unique_images, first.images_seen, first.encoder_params)
     if None in facts or None in (first.objective, first.model, first.schedule):
         raise UserError(f"the results of {name} lack its coordinates or its facts; run 'dvc repro collect'.")
     values = {(row.task, row.metric): row.value for row in rows}
-    for key in (VAL_LOSS, SEEN_LOSS, VAL_MINIMUM):
+    after = None if first.use == "state" else name.partition(AFTER)[2] or None
+    for key in (VAL_LOSS, SEEN_LOSS, VAL_MINIMUM) if first.source == MADE else (VAL_LOSS,):
         if key not in values:
             raise UserError(f"the results of {name} lack {key[1]}; run 'dvc repro collect'.")
     return Run(
         name=name,
-        setting=Setting(str(first.objective), str(first.model), str(first.schedule)),
+        setting=Setting(objective_in_words(first, runs), str(first.model), str(first.schedule)),
         subset=str(first.subset),
         seed=str(first.seed),
         unique_images=int(first.unique_images or 0),
@@ -203,6 +272,8 @@ def _run(name: str, rows: Sequence[Row]) -> Run:
         flops=float(first.flops or 0.0),
         values=values,
         errors={(row.task, row.metric): row.standard_error for row in rows},
+        after=after,
+        source=first.source,
     )
 
 

@@ -1,21 +1,22 @@
 """The answer as Markdown, for a pull request, and its tables in LaTeX, for a paper."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 #: What LaTeX reads as its own, and what stands for it.
 TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$", "−": r"$-$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$",
+    "≈": r"$\approx$", "ρ": r"$\rho$", "²": r"$^2$", "[": "{[}", "]": "{]}", "−": r"$-$",
 }  # fmt: skip
 
 
-def markdown(told: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> str:
-    """The answers, what to hold against them, the tables, and the pictures by their file names.
+def markdown(told: Mapping[str, Any]) -> str:
+    """The answers, the claims, what to hold against them, the tables, and the pictures by their file names.
 
     Args:
-        told: what the page is told: ``title``, ``scope``, ``answers``, ``flags``, ``headline``, ``laws``, ``forecasts``.
-        figures: each with ``name``, ``title`` and ``caption``.
+        told: what the page is told: ``title``, ``scope``, ``answers``, ``claims``, ``advice``, ``flags``, ``headline``, ``noise``,
+            ``laws``, ``sections``.
     """
     parts = [
         f"# {_plain(told['title'])}",
@@ -24,26 +25,51 @@ def markdown(told: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> s
         *[f"* {_plain(sentence)}" for sentence in told["answers"]],
     ]
     parts += ["", "## From the smallest to the largest subset", "", *_grid(*_headline(told))]
-    parts += ["", "## The laws", "", *_grid(*_laws(told))]
-    if told["forecasts"]:
-        parts += ["", "## Forecasts", "", *_grid(*_forecasts(told))]
+    if told["claims"]:
+        parts += ["", "## Claims", "", *_grid(*_claims(told))]
+    parts += ["", "## What to run next"]
+    for one in told["advice"]:
+        parts += ["", _plain(one["missing"])] if one["missing"] else []
+        for title, table in one["tables"]:
+            parts += ["", f"{title}{one['about']}:", "", *_grid(list(table.head), [list(row) for row in table.rows])]
     parts += ["", "## What to hold against these numbers", "", *[f"* {_plain(flag)}" for flag in told["flags"]]]
-    for figure in figures:
-        parts += [
-            "",
-            f"## {figure['title']}",
-            "",
-            f"![{figure['title']}]({figure['name']}.png)",
-            "",
-            _plain(figure["caption"]),
-        ]
+    if told["noise"]:
+        parts += ["", *_grid(*_noise(told))]
+    for section in told["sections"]:
+        parts += ["", f"## {_plain(section.title)}"]
+        for figure in section.figures:
+            parts += ["", f"### {_plain(figure.title)}", ""]
+            if figure.missing:
+                parts.append(f"Not in this report: {_plain(figure.missing)}")
+                continue
+            parts += [
+                f"![{_plain(figure.title)}]({figure.name}.png)",
+                "",
+                f"**Shows.** {_plain(figure.shows)} **Does not show** {_plain(figure.hides)}",
+            ]
+            if figure.table:
+                parts += ["", *_grid(list(figure.table.head), [list(row) for row in figure.table.rows])]
+    parts += ["", "## The laws of each model and length", "", *_grid(*_laws(told))]
     return "\n".join(parts) + "\n"
 
 
 def latex(told: Mapping[str, Any]) -> str:
     """The tables, for ``booktabs``; each is a ``tabular`` that a paper puts into a float of its own."""
-    tables = [_headline(told), _laws(told), *([_forecasts(told)] if told["forecasts"] else [])]
-    return "% Needs \\usepackage{booktabs}.\n" + "\n".join(_tabular(*table) for table in tables)
+    tables = [
+        ("From the smallest to the largest subset", _headline(told)),
+        ("The laws of each model and length", _laws(told)),
+    ]
+    tables += [("Claims", _claims(told))] if told["claims"] else []
+    tables += [("Seed noise", _noise(told))] if told["noise"] else []
+    tables += [
+        (f"{section.title}: {figure.title}", (list(figure.table.head), [list(row) for row in figure.table.rows]))
+        for section in told["sections"]
+        for figure in section.figures
+        if figure.table
+    ]
+    return "% Needs \\usepackage{booktabs}.\n" + "\n".join(
+        f"% {' '.join(title.split())}\n{_tabular(*table)}" for title, table in tables
+    )
 
 
 Table = tuple[list[str], list[list[str]]]
@@ -52,7 +78,14 @@ Table = tuple[list[str], list[list[str]]]
 def _headline(told: Mapping[str, Any]) -> Table:
     head = told["headline"]
     rows = [
-        [line["setting"], " → ".join(line["sizes"]), *(" → ".join(cell) for cell in line["cells"])]
+        [
+            line["setting"],
+            " → ".join(line["sizes"]),
+            *(
+                " → ".join(cell) + (" (within seed noise)" if quiet else "")
+                for cell, quiet in zip(line["cells"], line["quiet"], strict=True)
+            ),
+        ]
         for line in head["lines"]
     ]
     return ["setting", "unique images", *head["columns"]], [*rows, ["floors", "", *head["floors"]]]
@@ -69,17 +102,23 @@ def _laws(told: Mapping[str, Any]) -> Table:
     return ["setting", "quantity", "parameters", "forecast", "test on the largest subset"], rows
 
 
-def _forecasts(told: Mapping[str, Any]) -> Table:
+def _claims(told: Mapping[str, Any]) -> Table:
+    several = len({claim["objective"] for claim in told["claims"]}) > 1
     rows = [
         [
-            one["run"],
-            f"{one['value']:.4g} [{one['low']:.4g}, {one['high']:.4g}]",
-            f"{one['observed']:.4g}",
-            "hit" if one["hit"] else "missed",
+            claim["claim"] + (f" ({claim['objective']})" if several and claim["objective"] else ""),
+            claim["source"],
+            claim["verdict"],
+            claim["sentence"],
         ]
-        for one in told["forecasts"]
+        for claim in told["claims"]
     ]
-    return ["run", "forecast", "observed", ""], rows
+    return ["claim", "source", "verdict", "evidence"], rows
+
+
+def _noise(told: Mapping[str, Any]) -> Table:
+    head = ["seed noise", "standard deviation", "smallest difference that two cells can show", "degrees of freedom"]
+    return head, [[one["name"], one["sd"], one["least"], one["freedom"]] for one in told["noise"]]
 
 
 def _grid(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -7,6 +7,9 @@ from mimcore.scaling.numbers import count, interval, number, short, signed
 from mimcore.scaling.summary import Line, floors, label, lines, setting_label
 from mimcore.scaling.table import PRETRAIN, Measure, Row, Run, Setting, headlines_of, runs_of, settings_of
 
+#: Tasks from which on the answer speaks of all at once.
+MANY_TASKS = 4
+
 
 def scope(rows: Sequence[Row]) -> str:
     """Say what was run."""
@@ -31,9 +34,11 @@ def answers(rows: Sequence[Row], fitted: Mapping[str, Any]) -> list[str]:
     for objective in dict.fromkeys(line.setting.objective for line in summary):
         mine = [line for line in summary if line.setting.objective == objective]
         found += _loss_sentences(mine, summary)
-    for measure in headlines_of(rows):
-        if measure.task != PRETRAIN:
-            found += _task_sentences(rows, measure)
+    tasks = [measure for measure in headlines_of(rows) if measure.task != PRETRAIN]
+    if len(tasks) > MANY_TASKS:
+        found.append(_tasks_sentence(rows, tasks))
+    else:
+        found += [sentence for measure in tasks for sentence in _task_sentences(rows, measure)]
     return found + _forecasts(summary, fitted)
 
 
@@ -131,6 +136,24 @@ def _loss_sentences(mine: Sequence[Line], summary: Sequence[Line]) -> list[str]:
         return [f"{head}."]
     name = setting_label(line.setting, settings)
     return [f"{head}, most for {name}: {number(small.value)} to {number(large.value)} ({share:.0f} % lower)."]
+
+
+def _tasks_sentence(rows: Sequence[Row], tasks: Sequence[Measure]) -> str:
+    """In how many tasks pretraining was worth anything, and in how many more data were."""
+    beaten, better = [], []
+    summary = lines(rows)
+    for measure in tasks:
+        key, sign = (measure.task, measure.metric), 1 if measure.higher_is_better else -1
+        best = max(sign * run.values[key] for run in runs_of(rows) if key in run.values)
+        lows = [sign * value for _, value in floors(rows, measure)]
+        beaten += [measure.task] if lows and best > max(lows) else []
+        pairs = [ends for line in summary if (ends := line.ends[measure]) and line.smallest < line.largest]
+        gains = sum(sign * (large.value - small.value) > 0 for small, large in pairs)
+        better += [measure.task] if gains * 2 > len(pairs) else []
+    return (
+        f"The best run beats the highest floor in {len(beaten)} of {len(tasks)} tasks; from the smallest to the largest subset "
+        f"{len(better)} tasks get better in most settings."
+    )
 
 
 def _task_sentences(rows: Sequence[Row], measure: Measure) -> list[str]:

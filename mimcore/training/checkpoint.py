@@ -87,7 +87,7 @@ class Checkpoints:
         if sharded(run.objective):
             _write_in_parts(path, counts, tensors, self.ranks)
         elif self.ranks.first:
-            state = _copied({"counts": counts, "tensors": tensors})
+            state = copied({"counts": counts, "tensors": tensors})
             self._writing = self._writer.submit(self._write, path, state)
 
     def _write(self, path: Path, state: Mapping[str, Any]) -> None:
@@ -160,24 +160,35 @@ def _write_in_parts(path: Path, counts: Mapping[str, Any], tensors: dict[str, An
     ranks.wait()
 
 
-def _write_state(part: Path, state: Mapping[str, Any]) -> None:
-    with (part / STATE).open("wb") as stream:
+def write_tensors(file: Path, state: Mapping[str, Any]) -> None:
+    """Write a state by torch, so that ``torch.load(weights_only=True)`` reads it.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    with file.open("wb") as stream:
         try:
             torch.save(dict(state), stream)
         except RuntimeError as error:  # torch's writer fails once more while it ends, and hides what the disk said
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
+
+
+def _write_state(part: Path, state: Mapping[str, Any]) -> None:
+    write_tensors(part / STATE, state)
     files = sorted(file for file in part.rglob("*") if file.is_file())
     artifacts.write_json(part / DIGESTS, {str(f.relative_to(part)): artifacts.file_digest(f) for f in files})
 
 
-def _copied(value: Any) -> Any:
-    """A copy on the CPU that later steps do not change."""
+def copied(value: Any) -> Any:
+    """A copy on the CPU that later steps do not change; equal states give equal bytes, for which pickle needs equal strings to be one."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
-        return {key: _copied(part) for key, part in value.items()}
+        return {copied(key): copied(part) for key, part in value.items()}
+    if isinstance(value, str):
+        return sys.intern(value)
     if isinstance(value, list | tuple):
-        return type(value)(_copied(part) for part in value)
+        return type(value)(copied(part) for part in value)
     return value

@@ -13,6 +13,7 @@ from mimcore.definition import resolve
 from mimcore.models import encoder as encoders
 from mimcore.models import families
 from mimcore.models.encoder import Encoder
+from mimcore.models.objective import drawn_for, moved
 from mimcore.training.randomness import generator
 
 
@@ -43,7 +44,7 @@ def training_flops_per_image(objective: Any, encoder: Encoder, images: torch.Ten
         encoder: normalises.
         images: uint8 ``(B, 3, H, W)``; two are enough, as the count is linear in the batch.
     """
-    drawn = objective.draw(len(images), generator("flops", "mask"))
+    drawn = moved(drawn_for(objective, len(images), generator("flops", "mask")), images.device)
     # Fused attention computes a product twice, which is no part of the model: plain products are what is counted.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         objective(encoder.normalize(images), drawn)["loss"].backward()
@@ -68,7 +69,7 @@ def trace(model: Mapping[str, Any], objective: Mapping[str, Any]) -> Cost:
         target = module.Objective(encoder, resolve(module.Config, options, "objectives"))
         images = torch.empty(1, encoder.channels, *encoders.sides(encoder.image_size), dtype=torch.uint8)
     training = training_flops_per_image(target, encoder, images)
-    drawn = target.draw(1, generator("flops", "mask"))
+    drawn = moved(drawn_for(target, 1, generator("flops", "mask")), images.device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         target(encoder.normalize(images), drawn)
     return Cost(

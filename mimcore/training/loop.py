@@ -12,8 +12,10 @@ from mimcore.data.views import RandomCrops
 from mimcore.errors import Preempted, UserError
 from mimcore.training.checkpoint import Checkpoints
 from mimcore.training.live import Watch
+from mimcore.training.reading import reading
 from mimcore.training.signals import heeded
 from mimcore.training.state import Run
+from mimcore.training.states import FOLDER, keep
 from mimcore.training.step import train_step
 from mimcore.training.validation import validate
 
@@ -56,14 +58,18 @@ def train_loop(
     progress("", run.images_seen, schedule.images_seen, "")
     saved = time.monotonic()
     with heeded() as notice:
-        for images in watch.waiting(arriving(run, batches, execution, run.step, schedule.steps)):
-            train_step(run, images)
+        coming = watch.waiting(arriving(run, batches, execution, run.step, schedule.steps))
+        for images, read in zip(coming, reading(run.objective, batches, run.step, schedule.steps), strict=True):
+            train_step(run, images, read)
+            run.objective.after_step(run.step, schedule.steps)
             if run.average:
                 run.average.update()
             if run.step % schedule.max_skipped == 0 or run.step == schedule.steps:  # to look is to wait for a GPU
                 refuse_skipped(run)
             if run.step in points:
                 validate(run, tables)
+            if run.images_seen in schedule.keep_states:
+                keep(run, checkpoints.folder / FOLDER)
             due = ranks.first and time.monotonic() - saved >= execution.checkpoint_seconds
             told, due = ranks.any(notice.given, due)
             if (told or due) and run.step < schedule.steps:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mimcore.models.objective import drawn_for, moved
 from mimcore.training.randomness import generator
 from mimcore.training.state import Run
 from mimcore.training.validation import autocast
@@ -48,7 +49,7 @@ def activation_bytes(run: Run, images: Tensor) -> float:
         return tensor
 
     images = images.to(run.device)
-    drawn = run.objective.draw(len(images), generator("memory", "mask")).to(run.device)
+    drawn = moved(drawn_for(run.objective, len(images), generator("memory", "mask")), run.device)
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         autocast(run.device, run.schedule.precision),

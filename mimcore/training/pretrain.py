@@ -1,7 +1,7 @@
 """Stage ``pretrain``: a subset and three definitions in, a run artifact out."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mimcore import artifacts
+from mimcore import artifacts, registry
 from mimcore.data import nvjpeg
 from mimcore.data.loader import Images
 from mimcore.data.splits import pick
@@ -19,6 +19,7 @@ from mimcore.definition import resolve
 from mimcore.errors import UserError
 from mimcore.models import encoder as encoders
 from mimcore.models.continued import other_weights, save_objective
+from mimcore.models.objective import Given
 from mimcore.training.checkpoint import Checkpoints
 from mimcore.training.flops import training_flops_per_image
 from mimcore.training.live import Watch
@@ -28,13 +29,12 @@ from mimcore.training.ranks import Ranks, joined
 from mimcore.training.schedule import Schedule
 from mimcore.training.scratch import scratch, scratch_key
 from mimcore.training.state import Run, start_run
+from mimcore.training.states import DIGESTS, go_on, hand_over, images_before
+from mimcore.training.states import FOLDER as STATES
 from mimcore.training.step import speed_up
 
 if TYPE_CHECKING:
     from mimcore.execution import Execution
-
-#: Images of the validation split in the picture of reconstructions.
-PICTURE_IMAGES = 8
 
 
 def pretrain(
@@ -49,6 +49,8 @@ def pretrain(
     execution: "Execution",
     device: torch.device,
     progress: Progress,
+    prepared: Path | None = None,
+    after: Path | None = None,
 ) -> dict[str, Any]:
     """Pretrain an encoder, going on from the last checkpoint if there is one, and write the run artifact.
 
@@ -64,6 +66,8 @@ def pretrain(
         execution: what changes only the speed.
         device: where to train.
         progress: is told of each step.
+        prepared: folder of what the objective learned of the subset.
+        after: of a phase, the folder of the run that it follows; the definition has ``use`` and, as ``after``, that run's definition.
 
     Returns:
         What ``metrics.json`` holds.
@@ -76,7 +80,8 @@ def pretrain(
             be read, the disk is full.
     """
     with joined(device) as (ranks, device):
-        inputs = {name: artifacts.file_digest(subset / name) for name in ("manifest.parquet", "validation.parquet")}
+        inputs = input_digests(subset, prepared, after, definition.get("use"))
+        given = given_to(definition, prepared, after, root)
         record = artifacts.Provenance(provenance, f"pretrain {run_name}", definition, inputs)
         folder = scratch_root / scratch_key(definition, inputs)
         with ExitStack() as stack:
@@ -85,18 +90,39 @@ def pretrain(
                 stack.enter_context(scratch(folder))
             ranks.wait()
             tables = _tables(definition, pool, subset, root, execution)
-            run, flops = _train(definition, tables, folder, root, execution, device, ranks, progress)
+            run, flops = _train(definition, tables, folder, root, execution, device, ranks, progress, given, after)
             metrics = summarize(run, definition, len(tables["train"]), flops)
             finished = run.finished(definition)
             if ranks.first:
-                _write(output, finished, definition, metrics, tables["val"])
+                _write(output, finished, definition, metrics, tables["val"], folder)
                 record.record["resolved"] = resolved_options(run, definition)
                 record.record |= {"device": str(device), "threads": torch.get_num_threads(), **metrics["facts"]}
                 record.record |= {"ranks": ranks.world_size, "skipped_steps": int(run.skipped)}
+                record.record["trained_images"] = run.images_seen - images_before(definition, run.schedule)
         if ranks.first:
             shutil.rmtree(folder, ignore_errors=True)
         ranks.wait()
     return metrics
+
+
+def input_digests(subset: Path, prepared: Path | None, after: Path | None, use: str | None) -> dict[str, str]:
+    """What a run reads, by the SHA-256 of each file."""
+    files = {name: subset / name for name in ("manifest.parquet", "validation.parquet")}
+    if prepared is not None:
+        found = sorted(file for file in prepared.rglob("*") if file.is_file())
+        files |= {f"prepared/{file.relative_to(prepared)}": file for file in found}
+    if after is not None and use == "state":
+        files[f"after/{STATES}"] = after / STATES / DIGESTS
+    elif after is not None:
+        files |= {f"after/{file.name}": file for file in sorted(after.glob("*.safetensors"))}
+    return {name: artifacts.file_digest(file) for name, file in files.items()}
+
+
+def given_to(definition: Mapping[str, Any], prepared: Path | None, after: Path | None, root: Path) -> Given:
+    """What the objective of a run is built with."""
+    learns = registry.defines("objective", str(definition["objective"]["module"]), "prepare")
+    teacher = after if definition.get("use") == "teacher" else None
+    return Given(prepared if learns else None, teacher, root)
 
 
 def _tables(
@@ -125,9 +151,12 @@ def _train(
     device: torch.device,
     ranks: Ranks,
     progress: Progress,
+    given: Given,
+    after: Path | None,
 ) -> tuple[Run, float]:
     """Train to the end, from the last checkpoint on; the run, and the FLOPs of a training step for an image."""
-    run, train = start_run(definition, device, ranks, root), tables["train"]
+    run, train = start_run(definition, device, ranks, given, after, root), tables["train"]
+    _refuse_unknown(run.objective.columns, tables, definition)
     if run.schedule.jpeg_decoder == "nvjpeg":
         nvjpeg.refuse_without_gpu(device)
     first = torch.from_numpy(train.get(np.arange(min(2, len(train))))).to(device)
@@ -136,9 +165,21 @@ def _train(
     watch = Watch(run, flops, folder, execution.live if ranks.first else [])
     fixed = {split: tables[split] for split in ("val", "seen")}
     with Checkpoints(folder, ranks) as checkpoints:
-        checkpoints.resume(run)
+        if not checkpoints.resume(run) and after is not None and definition["use"] == "state":
+            go_on(run, after, definition)
         train_loop(run, train, fixed, checkpoints, execution, progress if ranks.first else _untold, watch)
     return run, flops
+
+
+def _refuse_unknown(columns: Sequence[str], tables: Mapping[str, Images], definition: Mapping[str, Any]) -> None:
+    """The objective needs columns that the pool must know."""
+    for split, images in tables.items():
+        for name in columns:
+            if name not in images.rows.column_names:
+                raise UserError(
+                    f"objectives: '{definition['objective']['module']}' needs the '{name}' of every image, and the pool of subset "
+                    f"'{definition['subset']['name']}' knows none (split '{split}'); take a pool that has it."
+                )
 
 
 def _untold(phase: str, done: int, total: int, words: str) -> None:
@@ -146,18 +187,25 @@ def _untold(phase: str, done: int, total: int, words: str) -> None:
 
 
 def _write(
-    output: Path, run: Run, definition: Mapping[str, Any], metrics: Mapping[str, Any], validation: Images
+    output: Path,
+    run: Run,
+    definition: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    validation: Images,
+    folder: Path,
 ) -> None:
-    """Write the run artifact of a finished run."""
+    """Write the run artifact of a finished run, with what it kept in its scratch folder."""
     with artifacts.directory(output) as part:
         encoders.save(run.encoder, part, definition)
         if run.objective.config.keep_decoder:
             save_objective(other_weights(run.objective), part)
         artifacts.write_json(part / "metrics.json", metrics)
         write_curve(part / "curve.parquet", run.curve)
-        shown = validation.get(np.arange(min(PICTURE_IMAGES, len(validation))))
-        pictures = torch.from_numpy(shown).to(run.device)
-        save_reconstructions(part / "reconstructions.png", run.objective, run.encoder, pictures)
+        run.objective.save_more(part)
+        if run.schedule.keep_states:
+            hand_over(folder / STATES, part / STATES)
+        if hasattr(run.objective, "reconstruct"):
+            save_reconstructions(part / "reconstructions.png", run.objective, run.encoder, validation, run.device)
 
 
 def _read_rows(file: Path) -> pa.Table:

@@ -49,6 +49,9 @@ class Schedule(Definition):
     gamma: float = Field(0.1, gt=0, lt=1)
     #: Of ``wsd``: length of the decay, images (a tenth to a fifth of the run: Hu et al. 2024, section 4; Hägele et al. 2024).
     decay_images: int | None = Field(None, ge=0)
+    #: Of ``wsd``: images seen, ascending and none within the decay, at which the run's whole state is kept, for branches that
+    #: go on from there (docs/training.md). A trunk that is there only for its branches needs no decay: ``decay_images: 0``.
+    keep_states: tuple[int, ...] = ()
     #: AdamW's decay, for matrices only: neither biases nor norms.
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
@@ -115,12 +118,14 @@ class Schedule(Definition):
 
     @model_validator(mode="after")
     def _decays(self) -> "Schedule":
-        for field, decay in (
-            ("cosine_from", "cosine"),
-            ("milestones", "multistep"),
-            ("gamma", "multistep"),
-            ("decay_images", "wsd"),
-        ):
+        of = {
+            "cosine_from": "cosine",
+            "milestones": "multistep",
+            "gamma": "multistep",
+            "decay_images": "wsd",
+            "keep_states": "wsd",
+        }
+        for field, decay in of.items():
             if field in self.model_fields_set and self.decay != decay:
                 raise ValueError(f"{field} is an option of 'decay: {decay}', but decay is '{self.decay}'")
         inside = [self.warmup_images, *self.milestones, self.images_seen]
@@ -135,6 +140,12 @@ class Schedule(Definition):
                 raise ValueError(
                     f"decay_images {self.decay_images} must be a whole number of batches of {self.batch_size}, and no more "
                     f"than the {stable} images after the warmup"
+                )
+            inside = [max(self.warmup_images, 1) - 1, *self.keep_states, self.images_seen - self.decay_images + 1]
+            if any(a >= b for a, b in itertools.pairwise(inside)) or any(n % self.batch_size for n in self.keep_states):
+                raise ValueError(
+                    f"keep_states {list(self.keep_states)} must ascend from the end of the warmup at {self.warmup_images} to the start "
+                    f"of the decay at {self.images_seen - self.decay_images}, in whole batches of {self.batch_size}"
                 )
         return self
 
@@ -166,3 +177,36 @@ class Schedule(Definition):
     def validation_steps(self) -> list[int]:
         """Numbers of finished steps after which to validate: 0, then ``validations`` more, the last at the end."""
         return [round(self.steps * i / self.validations) for i in range(self.validations + 1)]
+
+
+#: Options that may differ between a trunk and a branch: they change nothing before the branch's decay.
+OF_THE_END = {"images_seen", "decay_images", "keep_states", "min_learning_rate", "validations"}
+
+
+def branch_start(trunk: Schedule, branch: Schedule) -> int:
+    """Images seen at which a branch goes on from a state of its trunk: the last that the trunk keeps before the branch decays.
+
+    Up to there both are the same run, whatever their lengths (Hägele et al. 2024, section 3; the same in Hu et al. 2024, section 4.3).
+
+    Raises:
+        ValueError: they are not the same run up to there, or the trunk keeps no such state.
+    """
+    options = trunk.model_dump(exclude=OF_THE_END)
+    other = [name for name, value in branch.model_dump(exclude=OF_THE_END).items() if value != options[name]]
+    if other or trunk.decay != "wsd":
+        raise ValueError(
+            f"a branch has the options of its trunk, with 'decay: wsd', but for {', '.join(sorted(OF_THE_END))}"
+            + (f"; {', '.join(other)} differ" if other else "")
+        )
+    decay = branch.images_seen - (branch.decay_images or 0)
+    before = [seen for seen in trunk.keep_states if seen <= decay and seen < branch.images_seen]
+    if not before:
+        raise ValueError(
+            f"the branch begins to decay at {decay} images seen, and its trunk keeps no state up to there (keep_states: "
+            f"{list(trunk.keep_states)})"
+        )
+    if branch.keep_states and branch.keep_states[0] <= before[-1]:
+        raise ValueError(
+            f"keep_states {list(branch.keep_states)} of the branch must be beyond {before[-1]}, where it leaves its trunk"
+        )
+    return before[-1]

@@ -14,11 +14,12 @@ from mimcore import registry
 from mimcore.data.paths import main_checkout
 from mimcore.definition import resolve
 from mimcore.models import encoder as encoders
-from mimcore.models.continued import begin
+from mimcore.models.continued import begin, begin_after
+from mimcore.models.objective import NOTHING, Given
 from mimcore.training.average import Average
 from mimcore.training.optimizer import build_optimizer
 from mimcore.training.randomness import derive
-from mimcore.training.ranks import ALONE, Parallel, Ranks, sharded, spread
+from mimcore.training.ranks import ALONE, Parallel, Ranks, sharded, spread, whole
 from mimcore.training.schedule import Schedule
 
 #: Scalars of a run that are kept on its device, so that no step waits for it.
@@ -43,6 +44,7 @@ class Run:
     #: The objective, or what reduces its gradients over the ranks.
     reducer: Any = None
     average: Average | None = None
+    given: Given = NOTHING
     step: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     #: Sum of the training losses of this rank since the last point of the curve, and of how many steps.
@@ -93,6 +95,18 @@ class Run:
         }
         return found | ({"average": dict(self.average.weights)} if self.average else {})
 
+    def whole_tensors(self) -> dict[str, Any]:
+        """What ``tensors`` tells of, whole and on the CPU where ranks have parts; every rank must come here."""
+        if not sharded(self.objective):
+            return self.tensors()
+        options = parts.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        found = {
+            "objective": parts.get_model_state_dict(self.objective, options=options),
+            "optimizer": parts.get_optimizer_state_dict(self.objective, self.optimizer, options=options),
+        }
+        average = self.average.weights.items() if self.average else ()
+        return found | ({"average": {name: whole(weight) for name, weight in average}} if self.average else {})
+
     def restore(self, counts: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
         """Go back to a saved state: whole tensors, or parts as ``tensors`` has them."""
         in_parts = any(hasattr(weight, "full_tensor") for weight in tensors["objective"].values())
@@ -113,21 +127,29 @@ class Run:
             options = parts.StateDictOptions(full_state_dict=True)
             weights = parts.get_model_state_dict(self.objective, options=options)
             model = {name: value for name, value in definition["model"].items() if name != "initial"}
-            found = start_run({**definition, "model": model}, self.device)
+            found = start_run({**definition, "model": model}, self.device, given=self.given)
             found.objective.load_state_dict(weights, strict=True)
         found.step, found.curve = self.step, self.curve
         return found
 
 
 def start_run(
-    definition: Mapping[str, Any], device: torch.device, ranks: Ranks = ALONE, root: Path | None = None
+    definition: Mapping[str, Any],
+    device: torch.device,
+    ranks: Ranks = ALONE,
+    given: Given = NOTHING,
+    after: Path | None = None,
+    root: Path | None = None,
 ) -> Run:
     """Build the model, the objective and the optimiser of a definition; the weights are a function of its seed.
 
     Args:
-        definition: the resolved run.
+        definition: of the run.
         device: where to train.
-        ranks: this process among those that train.
+        ranks: that train together.
+        given: to the objective.
+        after: folder of the run that a phase follows. Without it the encoder of a phase begins afresh, for those that only count
+            or load weights themselves.
         root: relative paths start here, or in a git worktree at its counterpart in the main checkout; by default the
             working folder.
     """
@@ -138,10 +160,15 @@ def start_run(
     torch.manual_seed(derive(seed, "weights"))
     model = resolve(encoders.Config, definition["model"], "models")
     encoder = encoders.build(model)
-    objective = module.Objective(encoder, resolve(module.Config, options, "objectives"))
-    begin(encoder, objective, model, main_checkout(root or Path.cwd()))
+    objective = module.Objective(encoder, resolve(module.Config, options, "objectives"), given)
+    if definition.get("use") in ("weights", "state"):
+        if definition["use"] == "weights" and after is not None:
+            begin_after(encoder, after)
+    else:
+        begin(encoder, objective, model, main_checkout(root or Path.cwd()))
+    objective.started()
     encoders.place(objective, device)
     objective.train()
     optimizer = build_optimizer(objective, schedule)
     mine = schedule.batch_size // ranks.world_size
-    return Run(encoder, objective, optimizer, schedule, seed, device, objective, mine, ranks, objective)
+    return Run(encoder, objective, optimizer, schedule, seed, device, objective, mine, ranks, objective, given=given)

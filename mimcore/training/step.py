@@ -1,6 +1,6 @@
 """One optimiser step: augment, forward and backward in micro-batches, update; nothing here waits for the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mimcore.data.crops import random_flip, random_resized_crop
 from mimcore.errors import UserError
+from mimcore.models.objective import Drawn, moved, rows_of, together, unknown
 from mimcore.training.memory import fitting_micro_batch
 from mimcore.training.optimizer import set_learning_rate
 from mimcore.training.randomness import derive, generator
@@ -37,7 +38,7 @@ def speed_up(run: Run, execution: "Execution", images: Tensor) -> None:
         checkpoint_blocks(run.objective)
     at_once, ranks = run.objective.whole_batch, run.ranks.world_size
     batch = run.schedule.batch_size // ranks
-    if at_once and ranks > 1:
+    if at_once and ranks > 1 and not run.objective.gathers:
         raise UserError(
             f"the loss of this objective needs the whole batch at once, and {ranks} processes train with a part of it each; "
             "set execution.ranks to 1."
@@ -85,7 +86,7 @@ def compiled(objective: Any, mode: str, device: torch.device) -> Callable[..., d
     return made
 
 
-def train_step(run: Run, images: Tensor) -> None:
+def train_step(run: Run, images: Tensor, read: Mapping[str, Tensor] | None = None) -> None:
     """One optimiser step.
 
     A step whose loss or gradient is not finite changes no weight and is counted in ``run.skipped``, on the device.
@@ -93,13 +94,17 @@ def train_step(run: Run, images: Tensor) -> None:
     Args:
         run: is changed.
         images: this rank's part of the batch, uint8 ``(B, C, H, W)``.
+        read: what the objective read of their rows; None for images of which nothing is known.
     """
     set_learning_rate(run.optimizer, run.schedule.learning_rate(run.step))
     with record_function("augment"):
         pixels = augmented(run, images.to(run.device))
     drawn = run.objective.draw(run.schedule.batch_size, generator(run.seed, "mask", run.step))
-    drawn = drawn[run.ranks.rows(len(drawn))].to(run.device, non_blocking=True)
-    loss = backward(run, pixels, drawn)
+    first = run.ranks.rows(run.schedule.batch_size).start
+    drawn = rows_of(drawn, slice(first, first + len(images)))
+    if run.objective.columns:
+        drawn = together(drawn, run.objective.read(unknown(run.objective, len(images))) if read is None else read)
+    loss = backward(run, pixels, moved(drawn, run.device))
     with record_function("optimiser"):
         update(run, loss)
     run.step += 1
@@ -117,7 +122,7 @@ def augmented(run: Run, images: Tensor) -> Tensor:
     return run.encoder.normalize(pixels)
 
 
-def backward(run: Run, pixels: Tensor, drawn: Tensor) -> Tensor:
+def backward(run: Run, pixels: Tensor, drawn: Drawn) -> Tensor:
     """Leave the batch's gradients in the parameters and return its loss, float32 scalar.
 
     Where a GPU's memory runs out, the micro-batch is halved, for good, and the batch is begun again.
@@ -149,11 +154,12 @@ def backward(run: Run, pixels: Tensor, drawn: Tensor) -> Tensor:
             torch.cuda.empty_cache()
 
 
-def accumulate(run: Run, pixels: Tensor, drawn: Tensor) -> Tensor:
+def accumulate(run: Run, pixels: Tensor, drawn: Drawn) -> Tensor:
     """Sum the gradients of the micro-batches, each with the weight of its images."""
     total = torch.zeros((), device=run.device)
     for start in range(0, len(pixels), run.micro_batch):
-        part, rows = (all_[start : start + run.micro_batch] for all_ in (pixels, drawn))
+        at = slice(start, start + run.micro_batch)
+        part, rows = pixels[at], rows_of(drawn, at)
         with accumulating(run.reducer, last=start + run.micro_batch >= len(pixels)):
             with record_function("forward"), autocast(run.device, run.schedule.precision):
                 loss = run.replica(part, rows)["loss"] * (len(part) / len(pixels))

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from mimcore.errors import UserError
 from mimcore.models.encoder import Encoder
+from mimcore.models.objective import drawn_for, moved
 from mimcore.training.randomness import generator
 from mimcore.training.ranks import ALONE, Ranks
 from mimcore.training.state import Run
@@ -20,6 +22,11 @@ class ImageTable(Protocol):
     """What is needed of a table of images."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def rows(self) -> pa.Table:
+        """Rows of the index."""
+        ...
 
     def get(self, positions: NDArray[np.int64], /) -> NDArray[np.uint8]:
         """Images at these positions, uint8 ``(B, 3, H, W)``."""
@@ -55,7 +62,8 @@ def fixed_loss(
         start = starts[min(mine, len(starts) - 1)]
         positions = np.arange(start, min(start + batch_size, len(images)))
         batch = torch.from_numpy(images.get(positions)).to(device)
-        drawn = objective.draw(len(positions), generator("validation", "mask", start))
+        rows = images.rows.slice(start, len(positions)) if objective.columns else None
+        drawn = moved(drawn_for(objective, len(positions), generator("validation", "mask", start), rows), device)
         with autocast(device, precision):
             loss = objective(encoder.normalize(batch), drawn)["loss"]
         total += float(loss) * len(positions) * (mine < len(starts))

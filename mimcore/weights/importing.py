@@ -9,8 +9,8 @@ from mimcore.definition import resolve
 from mimcore.errors import UserError
 from mimcore.models import continued, families
 from mimcore.models import encoder as encoders
+from mimcore.models.read import read_config, read_tensors
 from mimcore.weights.layouts import Layout, Translated, decoder_options, translate
-from mimcore.weights.read import read_config, read_tensors
 
 
 def import_checkpoint(

@@ -44,6 +44,7 @@ STUDY: dict[str, Any] = {
         "schedules": ["short"],
         "seeds": ["s0"],
         "tasks": ["knn"],
+        "phases": {},
     },
     "execution": {"device": "cpu", "threads": 1, "workers": 1},
 }

@@ -37,6 +37,7 @@ PARAMS: dict[str, Any] = {
         "seeds": ["s0"],
         "tasks": ["linear", "detection"],
         "extra": {},
+        "phases": {},
     },
     "fit": {"bootstrap": 200},
     "execution": {"device": "cpu", "threads": 1, "workers": 0},
@@ -184,7 +185,15 @@ class Pipeline:
 def build(root: Path) -> Pipeline:
     """Copy the pipeline and the package to ``root``, with the stub in place of the work, and make it a repository."""
     root.mkdir(parents=True)
-    for name in ("dvc.yaml", "forecasts.json", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+    for name in (
+        "dvc.yaml",
+        "forecasts.json",
+        "imported.json",
+        ".dvcignore",
+        ".gitignore",
+        ".dvc/config",
+        ".dvc/.gitignore",
+    ):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     shutil.copytree(ROOT / "mimcore", root / "mimcore", ignore=shutil.ignore_patterns("__pycache__"))

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of DVC's own libraries
 FINDS: dict[str, registry.Kind] = {
     "index": "format",
     "sample": "strategy",
+    "prepare": "objective",
     "pretrain": "objective",
     "evaluate": "task",
     "floor": "task",
@@ -27,6 +28,8 @@ FINDS: dict[str, registry.Kind] = {
 }
 #: What a stage of this name reads a constant of, without importing it.
 READS: dict[str, registry.Kind] = {"examples": "task"}
+#: A folder that a stage of this name declares whole, though today's modules do not reach all of it.
+WHOLE = {"prepare": "mimcore/models/"}
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,8 @@ def found_by_name(stage: PipelineStage, study: Study) -> set[str]:
     known = modules(FINDS[verb])
     if FINDS[verb] == "task":
         return {known[study.module("tasks", arguments[-1])]}
+    if verb == "prepare":
+        return {known[study.module("objectives", study.prepared[arguments[0]][0])]}
     if FINDS[verb] == "objective":
         return {known[study.module("objectives", study.runs[arguments[0]].objective)]}
     return set(known.values())  # a folder is declared: any may be named
@@ -100,7 +105,8 @@ def test_what_is_declared_is_reached_by_some_instance(stages: list[PipelineStage
             templates = {
                 f"{Path(file).parent}/{path.name}" for file in reached for path in (ROOT / file).parent.glob("*.j2")
             }
-            assert files - reached - templates == set(), verb
+            unreached = files - reached - templates
+            assert {file for file in unreached if not file.startswith(WHOLE.get(verb, "/"))} == set(), verb
 
 
 def test_templates_are_declared(stages: list[PipelineStage]) -> None:
@@ -139,6 +145,7 @@ def outputs(study: Study) -> dict[str, set[Path]]:
         "index": {layout.index(pool) for pool in grid.pools},
         "sample": {layout.subset(subset, seed) for subset in grid.subsets for seed in grid.seeds},
         "examples": {layout.examples(task) for task in grid.tasks},
+        "prepare": {layout.prepared(name) for name in study.prepared},
         "pretrain": {layout.run(run) for run in study.runs},
         "evaluate": {layout.evaluation(run, task) for run in study.runs for task in grid.tasks},
         "floor": {layout.floor(model, task) for model in grid.models for task in grid.tasks},

@@ -55,7 +55,7 @@ def fields_of_definitions() -> Iterator[tuple[str, str]]:
     from mimcore import registry
     from mimcore.models.encoder import Config as ModelConfig
     from mimcore.sampling.draw import Subset
-    from mimcore.scaling.fit import Config as FitConfig
+    from mimcore.scaling.fit_options import Config as FitConfig
     from mimcore.training.schedule import Schedule
 
     kinds: tuple[registry.Kind, ...] = ("format", "strategy", "objective", "task")

@@ -58,6 +58,7 @@ def test_every_truth_agrees_with_the_pixels(study: Path) -> None:
             assert row["label"] == row["box_labels"][order[0]]
             assert row["box_crowd"] == [False] * len(masks)
             check_caption(row["caption"], order, row, masks, images.raw(position))
+            check_tags(row, order, masks, images.raw(position))
 
 
 def check_caption(caption: str, order: list[int], row: dict[str, Any], masks: list[Any], pixels: Any) -> None:
@@ -78,6 +79,22 @@ def check_caption(caption: str, order: list[int], row: dict[str, Any], masks: li
         right, down = x0 + x1, y0 + y1
         told = {"above": -down, "below": down, "to the left of": -right, "to the right of": right}[words[4]]
         assert told == max(abs(right), abs(down))
+
+
+def check_tags(row: dict[str, Any], order: list[int], masks: list[Any], pixels: Any) -> None:
+    names = list(dict.fromkeys(_scenes.NAMES[row["box_labels"][number]] for number in order))
+    colours = row["tags"][len(names) :]
+    assert row["tags"][: len(names)] == names
+    assert len(set(colours)) == len(colours)
+    palette = np.array(list(_scenes.PALETTE.values()))
+    inside = [binary_erosion(mask, iterations=2) for mask in masks]
+    shown = {
+        list(_scenes.PALETTE)[np.abs(np.median(pixels[:, part], axis=1) - palette).sum(1).argmin()]
+        for part in inside
+        if part.sum() >= 8
+    }
+    assert shown <= set(colours) <= set(_scenes.PALETTE)
+    assert 1 <= len(colours) <= len(masks)
 
 
 def test_digits_stand_out_from_every_ground() -> None:
@@ -144,6 +161,22 @@ def test_tags_are_told_from_the_options_alone(study: Path, tmp_path: Path) -> No
     for shard in shards:
         (tmp_path / "data/digits" / shard.name).write_bytes(b"other JPEG bytes")
     assert load_pool("digits", OPTIONS, tmp_path).shards() == shards
+
+
+def test_scenes_told_of_in_another_way_are_rendered_again_and_stay_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**OPTIONS, "images": 8, "val_images": 3}
+    load_pool("digits", options, tmp_path).prepare()
+    shards, side = load_pool("digits", options, tmp_path).shards(), tmp_path / "data/digits/val-00000.parquet"
+    whole = side.read_bytes()
+    pq.write_table(pq.read_table(side).drop_columns("tags"), side)
+    load_pool("digits", options, tmp_path).prepare()
+    assert "tags" not in pq.read_schema(side).names
+    monkeypatch.setattr("mimcore.data.formats.digits.TRUTH", _scenes.TRUTH + 1)
+    load_pool("digits", options, tmp_path).prepare()
+    assert side.read_bytes() == whole
+    assert load_pool("digits", options, tmp_path).shards() == shards
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:

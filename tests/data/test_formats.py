@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 from mimcore import registry
 from mimcore.data.decode import decode
 from mimcore.data.loader import Images
+from mimcore.data.pool import load_pool
 from mimcore.data.splits import read_split
 from mimcore.definition import Definition
 from mimcore.errors import UserError
@@ -223,6 +224,55 @@ def test_coco_masks_of_each_kind(tmp_path: Path, picture: Any, indexed: Any) -> 
     (tmp_path / "c/instances_val.json").write_text("[]")
     with pytest.raises(UserError, match="lacks annotations, categories, images; a COCO annotation file is needed"):
         indexed(tmp_path, "c", {"format": "coco", "path": "c"}, adopt=True)
+
+
+def test_coco_captions_and_tags(tmp_path: Path, picture: Any, indexed: Any) -> None:
+    boxes = [
+        {"id": n, "bbox": [3, 2, 10, 7], "area": 70, "category_id": kind, "image_id": 4}
+        for n, kind in enumerate((7, 9, 7))
+    ]
+    content = {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": 24, "height": 16} for n in (4, 5, 6)],
+        "annotations": boxes,
+        "categories": [{"id": 9, "name": "cat"}, {"id": 7, "name": "dog"}],
+    }
+    captions = [(12, 4, "a second one"), (11, 4, " two dogs and a cat\n"), (13, 5, "nothing")]
+    texts = {"annotations": [{"id": one, "image_id": image, "caption": text} for one, image, text in captions]}
+    (tmp_path / "c/images").mkdir(parents=True)
+    for number in (4, 5, 6):
+        (tmp_path / f"c/images/{number}.png").write_bytes(picture(number))
+    (tmp_path / "c/instances_train.json").write_text(json.dumps(content))
+    (tmp_path / "c/captions.json").write_text(json.dumps(texts))
+    options = {"format": "coco", "path": "c", "val": None, "val_images": 1, "train_captions": "captions.json"}
+    indexed(tmp_path, "c", options)
+    found = {row["key"]: (row["caption"], row["tags"]) for row in rows_of(tmp_path, "c")}
+    assert found == {"4": ("two dogs and a cat", ["dog", "cat"]), "5": ("nothing", []), "6": (None, [])}
+    pinned = load_pool("c", options, tmp_path).shards()
+    texts["annotations"][0]["caption"] = "another one"
+    (tmp_path / "c/captions.json").write_text(json.dumps(texts))
+    assert load_pool("c", options, tmp_path).shards() != pinned
+    for content, message in [
+        ("[]", r"captions\.json holds no captions of COCO's form"),
+        (None, r"captions\.json is missing; correct"),
+    ]:
+        (tmp_path / "c/captions.json").unlink()
+        if content:
+            (tmp_path / "c/captions.json").write_text(content)
+        with pytest.raises(UserError, match=message):
+            indexed(tmp_path, "c", options, adopt=True)
+    with pytest.raises(UserError, match="'val_captions' belongs to 'val'"):
+        load_pool("c", {**options, "val_captions": "x"}, tmp_path)
+
+
+def test_parquet_columns_of_dense_truth(tmp_path: Path, picture: Any, indexed: Any) -> None:
+    counts = coco_mask.encode(np.asfortranarray(np.ones((16, 24), np.uint8)))["counts"].decode()
+    truth = {"caption": ["a", None], "tags": [["x", "y"], []], "masks": [[counts], []], "box_labels": [[0], []]}
+    table = pa.table({"image": [picture(0), picture(1)], "boxes": [[[0.0, 0, 24, 16]], []], **truth})
+    (tmp_path / "p").mkdir()
+    pq.write_table(table, tmp_path / "p/train-0.parquet")
+    indexed(tmp_path, "p", {"format": "parquet", "path": "p", "val_images": 1, "label_column": None})
+    rows = rows_of(tmp_path, "p")
+    assert {name: [row[name] for row in rows] for name in truth} == truth
 
 
 def test_tars_that_cannot_be_used(tmp_path: Path, picture: Any, write_tar: Any, indexed: Any) -> None:

@@ -1,5 +1,6 @@
 import contextlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mimcore.evaluation.coco import PARTS, Detections, average_precision, bootstrap, weighted
+from mimcore.evaluation.dense.masks import encode_masks
 from mimcore.evaluation.scenes import Truth
 
 
@@ -39,8 +41,25 @@ def random_set(seed, images=12, classes=3, crowds=True):
     return truths, found
 
 
-def pycocotools_stats(truths, found, classes):
-    annotations, results = [], []
+def with_masks(truths, found, side=40):
+    """The boxes at an eighth of their size, as ellipses in them."""
+    y, x = np.mgrid[0:side, 0:side] + 0.5
+
+    def masks(boxes):
+        low, high = boxes[:, :2, None, None] / 8, boxes[:, 2:, None, None] / 8
+        across, down = (
+            (2 * place - high[:, k] - low[:, k]) / (high[:, k] - low[:, k]) for k, place in ((0, x), (1, y))
+        )
+        drawn = across**2 + down**2 <= 1
+        drawn[:, 0, 0] |= ~drawn.any((1, 2))
+        return drawn
+
+    truths = [replace(t, masks=tuple(encode_masks(drawn := masks(t.boxes))), areas=drawn.sum((1, 2))) for t in truths]
+    return truths, [replace(f, masks=tuple(encode_masks(masks(f.boxes)))) for f in found]
+
+
+def pycocotools_stats(truths, found, classes, masks=False):
+    annotations, results, kind = [], [], "segm" if masks else "bbox"
     for image, (truth, seen) in enumerate(zip(truths, found, strict=True), start=1):
         for b, k, a, c in zip(truth.boxes.tolist(), truth.labels, truth.areas, truth.crowd, strict=True):
             annotations.append(
@@ -53,6 +72,9 @@ def pycocotools_stats(truths, found, classes):
                     "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]],
                 }
             )
+        if masks:
+            for entry, code in zip(annotations[len(annotations) - len(truth.boxes) :], truth.masks, strict=True):
+                entry["segmentation"] = code
         for b, k, s in zip(seen.boxes.tolist(), seen.labels, seen.scores, strict=True):
             results.append(
                 {
@@ -62,16 +84,20 @@ def pycocotools_stats(truths, found, classes):
                     "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]],
                 }
             )
+        if masks:
+            for entry, code in zip(results[len(results) - len(seen.boxes) :], seen.masks, strict=True):
+                entry["segmentation"] = code
+                del entry["bbox"]
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": i + 1} for i in range(len(truths))],
+        "images": [{"id": i + 1, "height": 40, "width": 40} for i in range(len(truths))],
         "annotations": annotations,
         "categories": [{"id": k} for k in range(classes)],
         "info": {},
     }
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation = COCOeval(coco, coco.loadRes(results), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -79,12 +105,14 @@ def pycocotools_stats(truths, found, classes):
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
-@given(st.integers(0, 10**6))
-def test_values_and_our_matching_are_those_of_pycocotools(seed):
+@given(st.integers(0, 10**6), st.booleans())
+def test_values_and_our_matching_are_those_of_pycocotools(seed, masks):
     truths, found = random_set(seed)
-    expected = pycocotools_stats(truths, found, 3)
-    values = average_precision(truths, found, [(500, 500)] * len(truths), 3, seed=0)
-    ours = weighted(truths, found, 3, np.ones((1, len(truths)), np.int64))
+    if masks:
+        truths, found = with_masks(truths, found)
+    expected = pycocotools_stats(truths, found, 3, masks)
+    values = average_precision(truths, found, [(40, 40) if masks else (500, 500)] * len(truths), 3, seed=0, masks=masks)
+    ours = weighted(truths, found, 3, np.ones((1, len(truths)), np.int64), masks)
     assert set(values) == set(ours) == {name for name, value in expected.items() if value >= 0}
     for name, value in values.items():
         assert value.value == pytest.approx(expected[name], abs=1e-9)

@@ -124,7 +124,8 @@ def test_scenes_fit_by_the_longer_side_and_boxes_come_back(tmp_path):
     assert (image[:, :32] == 9).all()
     assert image[:, 40, 0].tolist() == [0, 128, 255]
     np.testing.assert_allclose(ratio, np.tile([64 / 60, 32 / 30], 2), rtol=1e-6)
-    _, boxes, labels = data.training(1, torch.tensor([0.9, 0.0, 0.0, 0.0]), (1.0, 1.0), True, (0.0, 0.0, 0.0))
+    _, truth = data.training(1, torch.tensor([0.9, 0.0, 0.0, 0.0]), (1.0, 1.0), True, (0.0, 0.0, 0.0))
+    boxes, labels = truth["boxes"], truth["labels"]
     np.testing.assert_allclose(boxes.numpy(), [[0, 0, 26, 64]], atol=1e-4)
     assert labels.tolist() == [1]
     assert data.fitted(0) is data.fitted(0)
@@ -134,10 +135,10 @@ def test_scenes_fit_by_the_longer_side_and_boxes_come_back(tmp_path):
 def test_crowds_are_not_trained_on():
     picture = np.zeros((3, 64, 64), np.uint8)
     columns = box_columns([[[0, 0, 20, 20], [5, 5, 60, 60]]], [[0, 0]], crowd=[[False, True]])
-    _, boxes, _ = Scenes(FakeImages([picture], columns), 64, 0).training(
+    _, truth = Scenes(FakeImages([picture], columns), 64, 0).training(
         0, torch.full((4,), 0.9), (1.0, 1.0), False, (0.0, 0.0, 0.0)
     )
-    assert boxes.tolist() == [[0, 0, 20, 20]]
+    assert truth["boxes"].tolist() == [[0, 0, 20, 20]]
 
 
 def test_one_class_asks_only_where_objects_are():

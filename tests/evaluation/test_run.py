@@ -1,4 +1,5 @@
 import json
+from typing import get_args
 
 import pyarrow.parquet as pq
 import pytest
@@ -8,6 +9,7 @@ from fakes import digits, encoder
 from mimcore import registry
 from mimcore.errors import UserError
 from mimcore.evaluation import run as stage
+from mimcore.evaluation.task import Needs
 from mimcore.execution import Execution
 from mimcore.models import encoder as encoders
 
@@ -55,10 +57,18 @@ def evaluate(place, task, output="out", **options):
 
 
 def test_the_tasks_are_these():
-    assert registry.names("task") == ["detection", "finetune", "knn", "linear"]
+    assert registry.names("task") == [
+        "detection",
+        "finetune",
+        "instance_segmentation",
+        "knn",
+        "linear",
+        "segmentation",
+        "video",
+    ]
     for name in registry.names("task"):
         module = registry.load("task", name)
-        assert module.NEEDS in ("labels", "boxes")
+        assert module.NEEDS in get_args(Needs)
         assert isinstance(module.PIXELS, bool)
         assert module.METRICS
 

@@ -59,6 +59,7 @@ study:
   schedules: [short]
   seeds: [s0]
   tasks: [linear]
+  phases: {}
 fit: {}
 execution: {}
 """

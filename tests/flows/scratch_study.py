@@ -28,6 +28,7 @@ PARAMS: dict[str, Any] = {
         "schedules": ["short"],
         "seeds": ["s0"],
         "tasks": ["linear"],
+        "phases": {},
     },
     "fit": {"bootstrap": 100},
 }

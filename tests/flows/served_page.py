@@ -59,6 +59,7 @@ STUDY: dict[str, Any] = {
         "seeds": ["s0"],
         "tasks": ["knn"],
         "extra": {},
+        "phases": {},
     },
     "fit": {"bootstrap": 100},
     "execution": {"device": "cpu", "threads": 1, "workers": 0},
@@ -81,7 +82,17 @@ def environment(home: Path) -> dict[str, str]:
 def make_checkout(base: Path) -> Path:
     """Copy what a study needs of the tracked tree, as it is on disk, with a small study as ``studies/small.yaml``."""
     root = base / "checkout"
-    wanted = ("mimcore", "flows", "prefect.yaml", "dvc.yaml", "forecasts.json", ".dvc", ".dvcignore", ".gitignore")
+    wanted = (
+        "mimcore",
+        "flows",
+        "prefect.yaml",
+        "dvc.yaml",
+        "forecasts.json",
+        "imported.json",
+        ".dvc",
+        ".dvcignore",
+        ".gitignore",
+    )
     listed = subprocess.run(
         ["git", "ls-files", "-z", *wanted], cwd=CHECKOUT, capture_output=True, text=True, check=False
     )

@@ -150,6 +150,25 @@ def test_runs_beside_the_grid_go_with_what_they_need() -> None:
         assert dotted(study, **fields)["study.extra"] == {}
 
 
+def test_phases_go_with_what_they_need_and_with_the_run_before_them() -> None:
+    at = BESIDE | {"seed": "s0", "subset": "n64", "model": "small"}
+    second, third = (
+        "mae-small-n64-short-s0-after-mae-n256-short",
+        "mae-small-n64-short-s0-after-mae-n64-short-after-mae-n256-short",
+    )
+    phases = {
+        second: at | {"after": "mae-small-n256-short-s0", "use": "weights"},
+        third: at | {"after": second, "use": "weights"},
+    }
+    study = QUICK | {"study": QUICK["study"] | {"phases": phases}}
+    assert "study.phases" not in dotted(study, subsets=["n64", "n256"], models=["small"])
+    for fields in ({"subsets": ["n256"]}, {"subsets": ["n64"]}, {"models": ["tiny"]}):
+        assert dotted(study, **fields)["study.phases"] == {}
+    tiny = phases[second] | {"model": "tiny", "after": "mae-tiny-n256-short-s0"}
+    both = QUICK | {"study": QUICK["study"] | {"phases": phases | {"mae-tiny-n64-short-s0-after-mae-n256-short": tiny}}}
+    assert set(dotted(both, models=["tiny"])["study.phases"]) == {"mae-tiny-n64-short-s0-after-mae-n256-short"}
+
+
 @given(count=st.integers(1, 20), declared=st.lists(st.integers(0, 30), min_size=1, max_size=8, unique=True))
 def test_replicates_begin_with_the_seeds_that_were_run(count: int, declared: list[int]) -> None:
     seeds = [f"s{i}" for i in declared]
@@ -209,7 +228,7 @@ def test_mimcore_judges_the_study_that_the_overrides_make() -> None:
         parameters.changes(ROOT)
     said = str(error.value)
     assert said.startswith("studies/quick.yaml with these overrides has 3 mistakes:")
-    assert "did you mean 'depth'?" in said
+    assert "did you mean 'depth'" in said
     assert "nearest are 992 and 1024" in said
     accepted = StudyParameters.model_validate({"study": "quick", "overrides": {"images_seen": 4096}})
     assert accepted.changes(ROOT) == {"schedules.short.images_seen": 4096}

@@ -36,7 +36,7 @@ STUDY: dict[str, Any] = {
     "tasks": {"knn": {"pool": "photos"}},
     "study": {
         **{"pools": ["photos"], "subsets": ["best"], "models": ["tiny"], "objectives": ["mae"], "schedules": ["short"]},
-        **{"seeds": ["s0"], "tasks": ["knn"]},
+        **{"seeds": ["s0"], "tasks": ["knn"], "phases": {}},
     },
 }
 

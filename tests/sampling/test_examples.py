@@ -33,7 +33,19 @@ def test_a_task_is_refused_before_pretraining_where_its_truth_is_missing(index: 
         choose("probe", {"module": "linear"}, index, output)
     with pytest.raises(UserError, match=r"tasks\.boxes: the task needs boxes, and 8 of the 8 images .* to train on"):
         choose("boxes", {"module": "detection"}, index, output)
+    with pytest.raises(
+        UserError, match=r"tasks\.masks: the task needs masks, and 8 of the 8 images .* add 'masks' to the"
+    ):
+        choose("masks", {"module": "segmentation"}, index, output)
     assert not output.exists()
+
+
+def test_an_instance_without_a_mask_is_refused(index: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(index / "index.parquet")
+    masks = [["a"], [], ["a", None], None, [None], ["b"], ["b"], ["b"], *[["c"]] * 4]
+    pq.write_table(rows.append_column("masks", pa.array(masks, pa.list_(pa.string()))), index / "index.parquet")
+    with pytest.raises(UserError, match=r"the task needs masks, and 3 of the 8 images"):
+        choose("masks", {"module": "segmentation"}, index, tmp_path / "out")
 
 
 def test_a_split_without_images_is_refused(index: Path, tmp_path: Path) -> None:

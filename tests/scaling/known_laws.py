@@ -27,6 +27,7 @@ SIZES = tuple(float(n) for n in np.geomspace(1e3, 1e6, 12))
 KNOWN = {
     "power": Known((0.3, 8.0, 0.4), {"unique_images": SIZES}, seeds=2),
     "chinchilla": Known((0.3, 30.0, 0.35, 40.0, 0.3), {"encoder_params": MODELS, "images_seen": (2e7, 8e7, *SEEN)}),
+    "model_data": Known((0.3, 30.0, 0.35, 3.0, 0.3), {"encoder_params": MODELS, "unique_images": IMAGES}),
     "joint": Known(
         (0.3, 30.0, 0.35, 3.0, 0.3, 30.0, 0.3),
         {"encoder_params": MODELS, "unique_images": IMAGES, "images_seen": (6e7, *SEEN)},

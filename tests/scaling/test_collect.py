@@ -2,6 +2,7 @@ import csv
 import hashlib
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import scaling_study
 
 from mimcore.errors import UserError
 from mimcore.scaling.collect import collect
+from mimcore.scaling.mapping import RESULTS_MAP, observe
 from mimcore.scaling.table import SCHEMA, read_results, runs_of, write_results
 
 
@@ -194,3 +196,67 @@ def test_a_table_with_a_hole_is_refused(tmp_path, whole_study):
         read_results(tmp_path / "r.parquet")
     with pytest.raises(UserError, match="dvc repro"):
         read_results(tmp_path / "absent.parquet")
+
+
+def followed(root):
+    """A study with two phases and a branch, their numbers those of the runs that they are copied from."""
+    plan = scaling_study.Plan(("tiny",), (1024, 4096), {"short": 1024, "long": 4096}, ("s0",), tasks=("linear",))
+    study = scaling_study.build(root, plan)
+
+    def add(name, like, after, use, objective="mae"):
+        definition = {**study["runs"][like]["definition"], "use": use, "after": study["runs"][after]["definition"]}
+        coordinates = study["runs"][like]["coordinates"] | {"objective": objective}
+        study["runs"][name] = {"coordinates": coordinates, "definition": definition, "after": after, "use": use}
+        study["evals"][name] = {}
+        shutil.copytree(root / "runs" / like, root / "runs" / name)
+        edit(root / "runs" / name / "metrics.json", lambda metrics: metrics.update(definition=definition))
+
+    second = "pix-tiny-n4096-long-s0-after-mae-n4096-short"
+    third = "pix-tiny-n1024-short-s0-after-pix-n4096-long-after-mae-n4096-short"
+    add(second, "mae-tiny-n4096-long-s0", "mae-tiny-n4096-short-s0", "weights", "pix")
+    add(third, "mae-tiny-n1024-short-s0", second, "teacher", "pix")
+    branch = "mae-tiny-n4096-short-s0-after-mae-n4096-long"
+    add(branch, "mae-tiny-n4096-short-s0", "mae-tiny-n4096-long-s0", "state")
+    return study, second, third, branch
+
+
+def test_phases_stand_apart_and_count_what_came_before(tmp_path):
+    study, second, third, branch = followed(tmp_path)
+    collect(study, tmp_path, tmp_path / "results")
+    rows = {row.run: row for row in read_results(tmp_path / "results" / "results.parquet") if row.run}
+    short, long = rows["mae-tiny-n4096-short-s0"], rows[RUN]
+    assert (short.after, short.use) == (None, None)
+    assert (short.total_images_seen, short.total_flops) == (short.images_seen, short.flops)
+    assert (rows[second].after, rows[second].use) == ("mae-tiny-n4096-short-s0", "weights")
+    assert rows[second].images_seen == long.images_seen
+    assert rows[second].total_images_seen == short.images_seen + long.images_seen
+    assert rows[third].total_images_seen == 2 * short.images_seen + long.images_seen
+    assert rows[third].total_flops == pytest.approx(2 * short.flops + long.flops)
+    assert rows[branch].total_images_seen == rows[branch].images_seen == short.images_seen, (
+        "it shares what its trunk saw"
+    )
+    runs = {run.name: run for run in runs_of(list(read_results(tmp_path / "results" / "results.parquet")))}
+    assert str(runs[second].setting) == "pix after mae short tiny long"
+    assert str(runs[third].setting) == "pix taught by pix n4096 long after mae short tiny short"
+    assert runs[branch].setting == runs["mae-tiny-n4096-short-s0"].setting, "a branch is the run of its length"
+    assert {run.name for run in runs.values() if run.setting == runs[second].setting} == {second}
+    observed = observe(tmp_path / "results" / "results.parquet", RESULTS_MAP).columns["run"]
+    assert set(observed) == set(runs) - {second, third}
+
+
+def test_a_phase_after_a_run_of_another_definition_is_refused(tmp_path):
+    study, second, _, _ = followed(tmp_path)
+    first = study["runs"]["mae-tiny-n4096-short-s0"]["definition"]
+    study["runs"][second]["definition"] |= {"after": first | {"seed": "s9"}}
+    with pytest.raises(
+        UserError, match=r"was made with (after\.)+seed = \"s0\", but the study says \"s9\"; run 'dvc repro'"
+    ):
+        collect(study, tmp_path, tmp_path / "results")
+
+
+def test_a_table_of_before_there_were_phases_can_be_read(tmp_path, study):
+    collect(study, tmp_path, tmp_path / "results")
+    file = tmp_path / "results" / "results.parquet"
+    rows = read_results(file)
+    pq.write_table(pq.read_table(file).drop_columns(["after", "use", "total_images_seen", "total_flops"]), file)
+    assert [row.value for row in read_results(file)] == [row.value for row in rows]

@@ -8,7 +8,8 @@ import pytest
 from scaling_study import LOSS, TASKS, Plan, Truth
 
 from mimcore.errors import UserError
-from mimcore.scaling.fit import Config, fit
+from mimcore.scaling.fit import fit
+from mimcore.scaling.fit_options import Config
 from mimcore.scaling.table import read_results, write_results
 
 
@@ -138,7 +139,7 @@ def test_one_seed_and_three_sizes_have_a_curve_without_a_band(build_study, small
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"lw": "power"}, "fit.lw: unknown option; did you mean 'law'?"),
+        ({"lw": "power"}, "fit.lw: unknown option; did you mean 'law' or 'laws'?"),
         ({"law": "powre"}, "there is no law called 'powre'; did you mean 'power'?"),
         ({"confidence": 1.2}, "fit.confidence"),
     ],

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mimcore.scaling.statistics import spearman, spearman_interval, student
+from mimcore.scaling.proxy import proxy
+from mimcore.scaling.statistics import spearman, student
 
 
 @settings(max_examples=50, deadline=None)
@@ -38,9 +39,13 @@ def test_the_interval_of_a_correlation_draws_whole_clusters():
     x = rng.standard_normal(15)
     y = x + rng.standard_normal(15)
     names = [str(i) for i in range(15)]
-    once = spearman_interval(x, y, names, 0.95, 500, np.random.default_rng(1))
-    tripled = spearman_interval(
-        np.repeat(x, 3), np.repeat(y, 3), sorted(names * 3, key=names.index), 0.95, 500, np.random.default_rng(1)
-    )
-    assert (tripled.low, tripled.high) == pytest.approx((once.low, once.high), abs=1e-9)
-    assert spearman_interval(x[:2], y[:2], names[:2], 0.95, 100, rng).low is None
+
+    def interval(x, y, names):
+        everything = {"all": np.ones(len(x), dtype=bool)}
+        return proxy(x, y, names, everything, confidence=0.95, bootstrap=500, seed=1)["all"]["spearman"]
+
+    once = interval(x, y, names)
+    tripled = interval(np.repeat(x, 3), np.repeat(y, 3), sorted(names * 3, key=names.index))
+    assert (tripled["low"], tripled["high"]) == pytest.approx((once["low"], once["high"]), abs=1e-9)
+    assert once["low"] < once["estimate"] < once["high"]
+    assert interval(x[:3], y[:3], names[:3])["low"] is None

@@ -26,6 +26,10 @@ BRIEF = {
     "validation_images": 16,
 }
 EXTRA = {"objective": "mae", "model": "nano", "subset": "n64", "schedule": "longer", "seed": "s0", "module": "mae"}
+#: The encoder of a run goes on under another objective.
+PHASE = "simmim-nano-n64-brief-s0-after-mae-n64-brief"
+SECOND = EXTRA | {"objective": "simmim", "module": "simmim", "schedule": "brief"}
+SECOND |= {"after": "mae-nano-n64-brief-s0", "use": "weights"}
 
 #: One seed: each more run is three more processes, and most of a process here is the import of torch.
 STUDY: dict[str, Any] = {
@@ -41,7 +45,10 @@ STUDY: dict[str, Any] = {
             "num_heads": 2,
         }
     },
-    "objectives": {"mae": {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}},
+    "objectives": {
+        "mae": {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2},
+        "simmim": {"mask_unit": 8},
+    },
     "schedules": {"brief": BRIEF, "longer": BRIEF | {"images_seen": 192}},
     "tasks": {
         "knn": {"pool": "digits", "train_images": 100, "neighbors": 5},
@@ -57,11 +64,12 @@ STUDY: dict[str, Any] = {
         "seeds": ["s0"],
         "tasks": ["knn", "linear"],
         "extra": {"mae-nano-n64-longer-s0": EXTRA},
+        "phases": {PHASE: SECOND},
     },
     "fit": {"bootstrap": 100},
     "execution": {"device": "cpu", "threads": 1, "workers": 0},
 }
-RUNS = {f"mae-nano-{subset}-brief-s0" for subset in ("n32", "n64", "n128")} | {"mae-nano-n64-longer-s0"}
+RUNS = {f"mae-nano-{subset}-brief-s0" for subset in ("n32", "n64", "n128")} | {"mae-nano-n64-longer-s0", PHASE}
 
 #: Runs in every Python process of the study: says at its end which files of the package it had loaded.
 SPY = """
@@ -85,7 +93,8 @@ print(json.dumps({stage.cmd: [dep.def_path for dep in stage.deps] for stage in R
 
 #: They translate or only show; what they hand over is a parameter.
 TRANSLATORS = {
-    f"mimcore/{name}.py" for name in ("study", "layout", "explain", "progress", "execution", "lifetime", "__main__")
+    f"mimcore/{name}.py"
+    for name in ("study", "runs", "layout", "explain", "progress", "execution", "lifetime", "launch", "__main__")
 }
 #: Loaded by ``study.py`` in every stage, whether its own work uses them or not: what the code imports tells that.
 TRANSLATORS |= {"mimcore/definition.py", "mimcore/registry.py"}
@@ -121,7 +130,7 @@ class Place:
 
 def copy_tracked(root: Path) -> None:
     """Copy what a study needs of the tracked tree, as it is on disk."""
-    wanted = ("mimcore", "dvc.yaml", "forecasts.json", ".dvc", ".dvcignore", ".gitignore")
+    wanted = ("mimcore", "dvc.yaml", "forecasts.json", "imported.json", ".dvc", ".dvcignore", ".gitignore")
     listed = subprocess.run(
         ["git", "ls-files", "-z", *wanted], cwd=CHECKOUT, capture_output=True, text=True, check=False
     )
@@ -159,7 +168,12 @@ def test_it_ends_with_results_and_a_report(place: Place) -> None:
     assert {row["task"] for row in rows} == {"pretrain", "knn", "linear"}
     assert {row["kind"] for row in rows} == {"run", "untrained", "pixels"}
     assert {row["unique_images"] for row in rows if row["kind"] == "run"} == {32, 64, 128}
-    assert json.loads((artifacts / "fit/fit.json").read_text())
+    fitted = json.loads((artifacts / "fit/fit.json").read_text())["fits"]
+    assert {fit["objective"] for fit in fitted} == {"mae", "simmim after mae brief"}
+    (phase,) = (row for row in rows if row["run"] == PHASE and row["metric"] == "val_loss")
+    assert (phase["after"], phase["images_seen"], phase["total_images_seen"]) == ("mae-nano-n64-brief-s0", 128, 256)
+    assert phase["total_flops"] > phase["flops"]
+    assert json.loads((artifacts / f"prepared/{PHASE}/prepared.json").read_text()) == {}
     assert (artifacts / "report/report.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
     assert "artifacts/report/report.html" in place.run(sys.executable, "-m", "mimcore", "results")
     assert not list((place.root / ".mimcore").rglob("checkpoint*"))

@@ -1,7 +1,8 @@
 """A small run as a program, for ``mimcore.launch``: ``ranked_run.py ROOT NAME OPTIONS``, the options as JSON.
 
-``schedule``, ``objective`` and ``execution`` are options of these; ``signal`` and ``at`` say which signal ``rank`` sends itself before it
-takes that step, once; ``pause`` slows each step down, in seconds.
+``schedule`` and ``execution`` are options of these, ``objective`` is another objective; ``signal`` and ``at`` say which
+signal ``rank`` sends itself before it takes that step, once; ``pause`` slows each step down, in seconds.
+Each rank writes the digest of its objective's state before the last step, ``NAME.state-RANK``.
 """
 
 import json
@@ -24,13 +25,15 @@ def main(root: Path, name: str, options: dict[str, Any]) -> None:
     step, sent = loop.train_step, root / f"{name}.sent"
     harm = int(options.get("signal", 0)) if os.environ.get("RANK", "0") == str(options.get("rank", 0)) else 0
 
-    def disturbed(run: Run, images: torch.Tensor) -> None:
+    def disturbed(run: Run, images: torch.Tensor, read: None) -> None:
         (root / f"{name}.stepping-{os.getpid()}").touch()
         if harm and run.step == options["at"] and not sent.exists():
             sent.touch()
             os.kill(os.getpid(), harm)
+        if run.step == small_run.STEPS - 1:
+            (root / f"{name}.state-{os.environ.get('RANK', '0')}").write_text(small_run.digest(run))
         time.sleep(options.get("pause", 0.0))
-        step(run, images)
+        step(run, images, read)
 
     loop.train_step = disturbed
     declared = small_run.definition(**options.get("schedule", {}))

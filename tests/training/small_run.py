@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mimcore import artifacts
 from mimcore.execution import Execution
 from mimcore.training import loop
 from mimcore.training import pretrain as stage
@@ -81,7 +82,7 @@ class Trained:
     told: list[int] = field(default_factory=list)
 
     def bytes(self) -> dict[str, bytes]:
-        return {file.name: file.read_bytes() for file in sorted(self.folder.iterdir())}
+        return {file.name: file.read_bytes() for file in sorted(self.folder.iterdir()) if file.is_file()}
 
     def metrics(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / "metrics.json").read_text())
@@ -92,8 +93,15 @@ def provenance(root: Path, name: str) -> Path:
     return root / f"artifacts/provenance/runs/{name}.json"
 
 
-def train(root: Path, name: str, declared: Mapping[str, Any] | None = None, **options: Any) -> Trained:
-    """Pretrain in this process; ``options`` are those of execution."""
+def train(
+    root: Path,
+    name: str,
+    declared: Mapping[str, Any] | None = None,
+    after: Path | None = None,
+    prepared: Path | None = None,
+    **options: Any,
+) -> Trained:
+    """Pretrain in this process; ``after`` is the run that a phase follows, ``options`` are those of execution."""
     declared = definition() if declared is None else declared
     torch.set_num_threads(1)
     trained = Trained(root / "artifacts/runs" / name)
@@ -109,11 +117,27 @@ def train(root: Path, name: str, declared: Mapping[str, Any] | None = None, **op
         execution(**options),
         torch.device("cpu"),
         lambda phase, done, total, words: trained.told.append(done),
+        prepared,
+        after,
     )
     return trained
 
 
-def train_in_child(root: Path, name: str, save_at: int = -1, kill_at: int = -1, **options: Any) -> tuple[int, Trained]:
+def digest(run: Run) -> str:
+    """Of this rank's tensors of the objective."""
+    state = run.objective.state_dict()
+    parts = {name: getattr(tensor, "to_local", lambda _t=tensor: _t)() for name, tensor in state.items()}
+    return artifacts.digest({name: part.tolist() for name, part in parts.items()})
+
+
+def train_in_child(
+    root: Path,
+    name: str,
+    save_at: int = -1,
+    kill_at: int = -1,
+    objective: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> tuple[int, Trained]:
     """Pretrain in a process of its own, that may be killed.
 
     Args:
@@ -121,6 +145,7 @@ def train_in_child(root: Path, name: str, save_at: int = -1, kill_at: int = -1, 
         name: of the run.
         save_at: finished steps at which the one checkpoint is written.
         kill_at: finished steps at which the process is killed, right after the checkpoint if it is the same step.
+        objective: another one than ``OBJECTIVE``.
         options: of execution.
 
     Returns:
@@ -128,7 +153,7 @@ def train_in_child(root: Path, name: str, save_at: int = -1, kill_at: int = -1, 
     """
     context = get_context("forkserver")  # imports torch once, for all children
     context.set_forkserver_preload(["mimcore.training.pretrain", "mimcore.objectives.mae"])
-    child = context.Process(target=_child, args=(root, name, save_at, kill_at, options))
+    child = context.Process(target=_child, args=(root, name, save_at, kill_at, objective, options))
     child.start()
     child.join(120)
     told = root / f"{name}.told.json"
@@ -137,7 +162,14 @@ def train_in_child(root: Path, name: str, save_at: int = -1, kill_at: int = -1, 
     return child.exitcode, trained
 
 
-def _child(root: Path, name: str, save_at: int, kill_at: int, options: dict[str, Any]) -> None:
+def _child(
+    root: Path,
+    name: str,
+    save_at: int,
+    kill_at: int,
+    objective: Mapping[str, Any] | None,
+    options: dict[str, Any],
+) -> None:
     save, step = Checkpoints.save, loop.train_step
 
     def save_once(checkpoints: Checkpoints, run: Run) -> None:
@@ -146,12 +178,13 @@ def _child(root: Path, name: str, save_at: int, kill_at: int, options: dict[str,
             checkpoints.finish()
             _kill_if(save_at == kill_at)
 
-    def step_and_die(run: Run, images: torch.Tensor) -> None:
+    def step_and_die(run: Run, images: torch.Tensor, read: None) -> None:
         _kill_if(run.step == kill_at)
-        step(run, images)
+        step(run, images, read)
 
     Checkpoints.save, loop.train_step = save_once, step_and_die  # type: ignore[method-assign]
-    trained = train(root, name, checkpoint_seconds=1e-9, **options)
+    declared = definition() | ({"objective": objective} if objective else {})
+    trained = train(root, name, declared, checkpoint_seconds=1e-9, **options)
     (root / f"{name}.told.json").write_text(json.dumps(trained.told))
 
 

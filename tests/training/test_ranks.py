@@ -104,9 +104,9 @@ def test_the_saved_encoder_and_decoder_are_the_average(root: Path, monkeypatch: 
     """Against the recursion, from the weights after each step."""
     step, told = loop.train_step, {}
 
-    def watched(run: Run, images: torch.Tensor) -> None:
+    def watched(run: Run, images: torch.Tensor, read: Any) -> None:
         before = told or {n: p.detach().clone() for n, p in run.objective.named_parameters()}
-        step(run, images)
+        step(run, images, read)
         told.update({n: 0.9 * before[n] + 0.1 * p.detach() for n, p in run.objective.named_parameters()})
 
     monkeypatch.setattr(loop, "train_step", watched)

@@ -14,6 +14,7 @@ from small_run import MODEL, STEPS, Trained
 from mimcore.data.loader import Images
 from mimcore.evaluation import run as evaluation
 from mimcore.models import encoder as encoders
+from mimcore.training import loop
 from mimcore.training import pretrain as stage
 
 VIEWS = {"crop_from": "image", "repeated_augmentation": 2}
@@ -48,19 +49,19 @@ def test_the_workers_change_nothing(root: Path, wide: Trained, how: dict[str, An
 
 def test_a_step_is_given_the_batch_of_its_number(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[torch.Tensor] = []
-    step = stage.train_step
+    step = loop.train_step
 
-    def watched(run: stage.Run, images: torch.Tensor) -> None:
+    def watched(run: stage.Run, images: torch.Tensor, read: None) -> None:
         assert run.step == len(given)
         given.append(images.clone())
-        step(run, images)
+        step(run, images, read)
 
-    monkeypatch.setattr(stage, "train_step", watched)
+    monkeypatch.setattr(loop, "train_step", watched)
     small_run.train(root, "watched-views", declared())
     assert len(given) == STEPS
     run = stage.start_run(declared(), torch.device("cpu"))
     rows = pq.read_table(root / "artifacts/subsets/n150-s0/manifest.parquet")
-    batches = stage.training_batches(run, Images(small_run.POOL, rows, 32, root), small_run.execution())
+    batches = loop.training_batches(run, Images(small_run.POOL, rows, 32, root), small_run.execution())
     for number in (0, STEPS - 1):
         assert np.array_equal(given[number].numpy(), batches.batch(number))
     crops = {image.numpy().tobytes() for batch in given for image in batch}

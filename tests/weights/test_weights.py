@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,7 +19,6 @@ from mimcore.models.continued import begin
 from mimcore.models.positions import sincos_positions
 from mimcore.objectives import mae, simmim
 from mimcore.training.state import start_run
-from mimcore.weights.exporting import export_model
 from mimcore.weights.importing import import_checkpoint
 
 MODEL: dict[str, Any] = {
@@ -235,15 +233,3 @@ def test_files_that_are_none_are_said(tmp_path: Path, content: bytes | None) -> 
         (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"x\.pth"):
         import_checkpoint(tmp_path / "x.pth", tmp_path / "out", MODEL)
-
-
-@pytest.mark.parametrize("model", [MODEL, SWIN])
-def test_timm_reads_what_is_exported(tmp_path: Path, model: dict[str, Any]) -> None:
-    encoder = encoders.build(encoders.Config(**model))
-    (tmp_path / "run").mkdir()
-    encoders.save(encoder, tmp_path / "run", {})
-    export_model(tmp_path / "run", tmp_path / "out")
-    read = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
-    images = torch.randn(2, 3, *encoders.sides(encoder.image_size))
-    assert torch.equal(read.forward_features(images), encoder.module.eval().forward_features(images))
-    assert tuple(read.pretrained_cfg["mean"]) == encoder.mean

@@ -19,6 +19,8 @@ from mimcore.data.hashing import hash64, mix, seed64
 
 #: Goes up whenever the same options would give other scenes.
 VERSION = 2
+#: Goes up whenever the same scenes would be told of in another way: they are then rendered again, and stay pinned.
+TRUTH = 2
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 BACKGROUNDS = ("gradient", "stripes", "checks", "clouds")
@@ -107,7 +109,7 @@ class Renderer:
         """Draw one scene.
 
         Returns:
-            the JPEG, and the truth: ``caption``, ``label``, ``background``, ``digits`` (how many), and the boxes and
+            the JPEG, and the truth: ``caption``, ``tags``, ``label``, ``background``, ``digits`` (how many), and the boxes and
             masks with the names and types of the index.
         """
         key = mix(np.uint64(number) ^ self._key)
@@ -204,7 +206,7 @@ def _stroke(sample: npt.NDArray[np.uint8], side: int, angle: float) -> F64:
 
 
 def _truth(owner: npt.NDArray[np.int64], digits: list[_Digit]) -> dict[str, Any]:
-    """Caption, label, boxes and masks of what is in sight, from the digit that owns each pixel."""
+    """Caption, tags, label, boxes and masks of what is in sight, from the digit that owns each pixel."""
     masks = owner[..., None] == np.arange(len(digits))
     boxes = []
     for number in range(len(digits)):
@@ -218,6 +220,7 @@ def _truth(owner: npt.NDArray[np.int64], digits: list[_Digit]) -> dict[str, Any]
         caption = f"{caption} {relation} {_phrase(digits[ranked[1]])}"
     return {
         "caption": caption,
+        "tags": _tags([digits[number] for number in ranked]),
         "label": digits[ranked[0]].label,
         "boxes": boxes,
         "box_labels": [digit.label for digit in digits],
@@ -225,6 +228,11 @@ def _truth(owner: npt.NDArray[np.int64], digits: list[_Digit]) -> dict[str, Any]
         "box_crowd": [False] * len(digits),
         "masks": [item["counts"].decode() for item in coco_mask.encode(np.asfortranarray(masks, np.uint8))],
     }
+
+
+def _tags(digits: list[_Digit]) -> list[str]:
+    """What the digits are called, then their colours, each once: the one that shows most comes first."""
+    return list(dict.fromkeys([*(NAMES[digit.label] for digit in digits), *(digit.colour for digit in digits)]))
 
 
 def _phrase(digit: _Digit) -> str:

@@ -1,15 +1,17 @@
-"""A folder of images with COCO annotation files: boxes, classes, areas, crowds and instance masks.
+"""A folder of images with COCO annotation files: boxes, classes, areas, crowds and instance masks, and captions.
 
-See https://cocodataset.org/#format-data. Categories become classes 0, 1, ... in the order of their ids.
+See https://cocodataset.org/#format-data. Categories become classes 0, 1, ... in the order of their ids, and the tags of an
+image are the names of those that it shows.
 """
 
 import hashlib
 import json
 from collections import defaultdict
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from faster_coco_eval.core import mask as coco_mask
+from pydantic import model_validator
 
 from mimcore.data.files import Files, MissingFileError
 from mimcore.data.pool import Classes, Shard, ShardIndex, SplitConfig, files_shard
@@ -25,6 +27,18 @@ class Config(SplitConfig):
     val: str | None = "instances_val.json"
     #: Folder that the file names of the annotation files count from.
     images: str = "images"
+    #: Annotation files with the captions of either split, such as COCO's ``captions_train2017.json``; of an image that has
+    #: several captions the one of the smallest id is taken.
+    train_captions: str | None = None
+    val_captions: str | None = None
+
+    @model_validator(mode="after")
+    def _captions_of_a_split(self) -> Self:
+        if self.val is None and self.val_captions is not None:
+            raise ValueError(
+                "'val_captions' belongs to 'val', which is not given; put all captions into 'train_captions'"
+            )
+        return self
 
 
 def list_shards(config: Config, files: Files) -> list[Shard]:
@@ -34,7 +48,10 @@ def list_shards(config: Config, files: Files) -> list[Shard]:
         content = _read(files, name)
         shard = files_shard(name, files, [_image_name(config, image) for image in content["images"]])
         # All of it counts: an edit of one box keeps the length and both ends.
-        digest = hashlib.sha256(files.read(name)).hexdigest()[:16]
+        captions = _captions_file(config, name)
+        digest = hashlib.sha256(files.read(name) + (_read_captions(files, captions) if captions else b"")).hexdigest()[
+            :16
+        ]
         found.append(shard._replace(etag=f"{shard.etag}-{digest}"))
     return found
 
@@ -56,12 +73,17 @@ def index_shard(config: Config, files: Files, shard: Shard) -> ShardIndex:
     for annotation in content["annotations"]:
         annotations[annotation["image_id"]].append(annotation)
     has_masks = any(annotation.get("segmentation") for annotation in content["annotations"])
+    captions_file = _captions_file(config, shard.name)
+    captions = _captions(files, captions_file) if captions_file else None
     rows = Rows(config.perceptual_hash)
     names = [_image_name(config, image) for image in content["images"]]
     for image, name, data in zip(content["images"], names, files.read_each(names), strict=True):
         key = PurePosixPath(image["file_name"]).with_suffix("").as_posix()
         try:
             fields = _fields(image, annotations[image["id"]], contiguous, has_masks)
+            fields["tags"] = list(dict.fromkeys(categories[one["category_id"]] for one in annotations[image["id"]]))
+            if captions is not None:
+                fields["caption"] = captions.get(image["id"])
         except (KeyError, TypeError, ValueError) as error:
             rows.skip(key, name, f"its annotations are broken: {error!r}")
             continue
@@ -98,6 +120,29 @@ def _read(files: Files, name: str) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); fetch it again.") from None
     raise UserError(f"{path} lacks {', '.join(sorted(missing))}; a COCO annotation file is needed.")
+
+
+def _captions_file(config: Config, name: str) -> str | None:
+    return config.val_captions if name == config.val else config.train_captions
+
+
+def _read_captions(files: Files, name: str) -> bytes:
+    try:
+        return files.read(name)
+    except MissingFileError:
+        raise UserError(f"{files.where(name)} is missing; correct 'train_captions' and 'val_captions'.") from None
+
+
+def _captions(files: Files, name: str) -> dict[int, str]:
+    """The first caption of each image, by the image's id."""
+    try:
+        annotations = json.loads(_read_captions(files, name))["annotations"]
+        ordered = sorted(annotations, key=lambda annotation: annotation["id"], reverse=True)
+        return {annotation["image_id"]: str(annotation["caption"]).strip() for annotation in ordered}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{files.where(name)} holds no captions of COCO's form ({error!r}); fetch it again, or leave it out."
+        ) from None
 
 
 def _categories(content: dict[str, Any]) -> dict[int, str]:

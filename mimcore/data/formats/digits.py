@@ -1,4 +1,4 @@
-"""The embedded pool: scenes of handwritten digits, rendered on the spot, with labels, captions, boxes and masks.
+"""The embedded pool: scenes of handwritten digits, rendered on the spot, with labels, captions, tags, boxes and masks.
 
 Every study can run on it with nothing to fetch. Scene number i of a split is the same for any number of images, so a
 larger pool only adds; the digits of the validation split come from other handwriting than those of the training split.
@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from mimcore import artifacts
 from mimcore.data.files import Files, LocalFiles
-from mimcore.data.formats._scenes import NAMES, VERSION, Renderer
+from mimcore.data.formats._scenes import NAMES, TRUTH, VERSION, Renderer
 from mimcore.data.formats.tar import index_tar
 from mimcore.data.pool import Classes, PoolConfig, Shard, ShardIndex
 from mimcore.data.rows import OPTIONAL
@@ -100,8 +100,8 @@ def prepare(config: Config, files: Files) -> None:
     renderers: dict[str, Renderer] = {}
     for name, plan in wanted.items():
         path = root / name
-        etag = plan.shard(config).etag
-        if stamp.get(name) == etag and path.is_file() and path.with_suffix(".parquet").is_file():
+        made = f"{plan.shard(config).etag}-{TRUTH}"
+        if stamp.get(name) == made and path.is_file() and path.with_suffix(".parquet").is_file():
             continue
         # Written first: what lies half-finished in a stamped folder is known to be ours.
         stamp.pop(name, None)
@@ -109,7 +109,7 @@ def prepare(config: Config, files: Files) -> None:
         if plan.split not in renderers:
             renderers[plan.split] = Renderer(config.image_size, config.seed, plan.split)
         _write_shard(path, plan, renderers[plan.split])
-        stamp[name] = etag
+        stamp[name] = made
         _write_stamp(root, stamp)
 
 
@@ -120,7 +120,7 @@ def _plans(config: Config) -> Iterator[_Plan]:
 
 
 def _read_stamp(root: Path) -> dict[str, str]:
-    """Tags of the shards that lie there, by name."""
+    """What the shards that lie there were made of, by name: their tag, and how they are told of."""
     found: Any = artifacts.read_json(root / _STAMP) if (root / _STAMP).is_file() else None
     if isinstance(found, dict) and found.get("made_by") == _MAKER:
         return dict(found["shards"])

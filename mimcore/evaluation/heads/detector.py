@@ -4,12 +4,14 @@ from collections import OrderedDict
 from typing import Any, Literal
 
 import torch
+from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -81,24 +83,58 @@ def detector(head: Head, backbone: Backbone, classes: int, steps: list[float], c
         anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(steps))
         model = RetinaNet(backbone, classes, anchor_generator=anchors, **keep)
     else:
-        sizes = tuple((step * 8,) for step in [*steps, steps[-1] * 2])
-        anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
-        names = [str(level) for level in range(len(steps))]
         width = backbone.out_channels
-        model = FasterRCNN(
-            _WithPool(backbone),
-            rpn_anchor_generator=anchors,
-            # Two hidden convolutions, as ViTDet (Li et al. 2022, appendix A.2).
-            rpn_head=RPNHead(width, 3, conv_depth=2),
-            box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
-            # 1024 wide for 256 channels, as torchvision and FPN have it.
-            box_head=TwoMLPHead(width * 49, width * 4),
-            box_predictor=FastRCNNPredictor(width * 4, classes + 1),
-            box_score_thresh=SCORE,
-            box_detections_per_img=100,
-        )
+        # 1024 wide for 256 channels, as torchvision and FPN have it.
+        box_head = TwoMLPHead(width * 49, width * 4)
+        model = FasterRCNN(_WithPool(backbone), box_head=box_head, **_two_stages(width, classes, steps))
     model.transform = Prepared()
     return model
+
+
+def mask_detector(backbone: Backbone, classes: int, steps: list[float]) -> nn.Module:
+    """Put torchvision's Mask R-CNN (He et al. 2017) on a backbone, with ViTDet's heads (Li et al. 2022, appendix A.2).
+
+    Four convolutions and a linear layer 1024 wide (for 256 channels) for boxes, four convolutions for masks, each under a layer
+    norm over the channels.
+
+    Args:
+        backbone: the encoder under its pyramid.
+        classes: number of classes C, without background.
+        steps: stride of each map, pixels.
+
+    Returns:
+        A model that maps images and targets with masks to losses in training, and images to boxes, scores, labels 1 to C and
+        masks of 28 x 28 places in their boxes, float ``(N, 1, 28, 28)`` from 0 to 1, otherwise.
+    """
+    width = backbone.out_channels
+    model: nn.Module = MaskRCNN(
+        _WithPool(backbone),
+        box_head=FastRCNNConvFCHead((width, 7, 7), [width] * 4, [width * 4], norm_layer=LayerNorm2d),
+        mask_roi_pool=MultiScaleRoIAlign(_names(steps), output_size=14, sampling_ratio=2),
+        mask_head=MaskRCNNHeads(width, [width] * 4, 1, norm_layer=LayerNorm2d),
+        mask_predictor=MaskRCNNPredictor(width, width, classes + 1),
+        **_two_stages(width, classes, steps),
+    )
+    model.transform = Prepared()
+    return model
+
+
+def _names(steps: list[float]) -> list[str]:
+    return [str(level) for level in range(len(steps))]
+
+
+def _two_stages(width: int, classes: int, steps: list[float]) -> dict[str, Any]:
+    """What Faster and Mask R-CNN have in common."""
+    sizes = tuple((step * 8,) for step in [*steps, steps[-1] * 2])
+    return {
+        "rpn_anchor_generator": AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
+        # Two hidden convolutions, as ViTDet (Li et al. 2022, appendix A.2).
+        "rpn_head": RPNHead(width, 3, conv_depth=2),
+        "box_roi_pool": MultiScaleRoIAlign(_names(steps), output_size=7, sampling_ratio=2),
+        "box_predictor": FastRCNNPredictor(width * 4, classes + 1),
+        "box_score_thresh": SCORE,
+        "box_detections_per_img": 100,
+    }
 
 
 def total_loss(losses: dict[str, Tensor]) -> Tensor:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mimcore.scaling.law import LEAST_EXPONENT, Numbers, Parameter, ScalingLaw, Variable, Variables, project
+from mimcore.scaling.additive import FLOOR, power_term, term_parameters
+from mimcore.scaling.law import Numbers, Parameter, ScalingLaw, Variable, Variables, project
 from mimcore.scaling.table import Array
 
 #: Exponents, and the repetitions that are worth something, that starts are made of.
@@ -32,11 +33,9 @@ class Law(ScalingLaw):
         Variable("images_seen", "images"),
     )
     parameters = (
-        Parameter("floor", "value", 1e-6, 10, of_value=True),
-        Parameter("A", "value * parameters ** alpha", 1e-9, 1e6, of_value=True),
-        Parameter("alpha", "1", LEAST_EXPONENT, 5),
-        Parameter("B", "value * images ** beta", 1e-9, 1e9, of_value=True),
-        Parameter("beta", "1", LEAST_EXPONENT, 5),
+        FLOOR,
+        *term_parameters("A", "alpha", "parameters"),
+        *term_parameters("B", "beta", "images", high=1e9),
         Parameter("R", "epochs", 1e-1, 1e5),
     )
     together = frozenset({"unique_images", "images_seen"})
@@ -44,8 +43,8 @@ class Law(ScalingLaw):
     def predict(self, parameters: Numbers, variables: Variables) -> Numbers:
         """See ``ScalingLaw``."""
         floor, a, alpha, b, beta, worth = (parameters[:, i, None] for i in range(6))
-        first = a * np.exp(-alpha * np.log(variables["encoder_params"]))
-        return np.asarray(floor + first + b * np.exp(-beta * np.log(effective(worth, variables))))
+        first = power_term(a, alpha, variables["encoder_params"])
+        return np.asarray(floor + first + power_term(b, beta, effective(worth, variables)))
 
     def starts(self, variables: Variables, y: Array) -> Array:
         """See ``ScalingLaw``."""

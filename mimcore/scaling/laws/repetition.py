@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mimcore.scaling.law import LEAST_EXPONENT, Numbers, Parameter, ScalingLaw, Variable, Variables, project
+from mimcore.scaling.additive import FLOOR, power_term, term_parameters
+from mimcore.scaling.law import Numbers, Parameter, ScalingLaw, Variable, Variables, project
 from mimcore.scaling.table import Array
 
 #: What starts are made of: exponents of model and data, the worth of repetitions, the steepness of memorising, and which
@@ -39,11 +40,9 @@ class Law(ScalingLaw):
         Variable("images_seen", "images"),
     )
     parameters = (
-        Parameter("floor", "value", 1e-6, 10, of_value=True),
-        Parameter("A", "value * parameters ** alpha", 1e-9, 1e6, of_value=True),
-        Parameter("alpha", "1", LEAST_EXPONENT, 5),
-        Parameter("B", "value * images ** beta", 1e-9, 1e6, of_value=True),
-        Parameter("beta", "1", LEAST_EXPONENT, 5),
+        FLOOR,
+        *term_parameters("A", "alpha", "parameters"),
+        *term_parameters("B", "beta", "images"),
         Parameter("R", "epochs", 1e-1, 1e5),
         Parameter("rise", "value", 1e-5, 1e2, of_value=True),
         Parameter("memory", "parameters / image", 1e-8, 1e8),
@@ -54,8 +53,8 @@ class Law(ScalingLaw):
     def predict(self, parameters: Numbers, variables: Variables) -> Numbers:
         """See ``ScalingLaw``."""
         floor, a, alpha, b, beta, worth, rise, memory, k = (parameters[:, i, None] for i in range(9))
-        base = floor + a * np.exp(-alpha * np.log(variables["encoder_params"]))
-        base = base + b * np.exp(beta * np.log(_scarcity(worth, variables)))
+        base = floor + power_term(a, alpha, variables["encoder_params"])
+        base = base + power_term(b, -beta, _scarcity(worth, variables))
         memorised = 1 / (1 + np.exp(-k * (_load(variables) - np.log(memory))))
         return np.asarray(base + rise * memorised)
 
@@ -65,7 +64,7 @@ class Law(ScalingLaw):
         n = np.log(variables["encoder_params"])
         scarcity = _scarcity(worth, variables)
         logarithm = np.log(scarcity)
-        model, data = a * np.exp(-alpha * n), b * np.exp(beta * logarithm)
+        model, data = power_term(a, alpha, variables["encoder_params"]), power_term(b, -beta, scarcity)
         distance = k * (_load(variables) - np.log(memory))
         memorised = 1 / (1 + np.exp(-np.clip(distance, -500, 500)))
         risen = rise * memorised

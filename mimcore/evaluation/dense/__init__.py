@@ -1,0 +1,1 @@
+"""Classes and instances of pixels: read, drawn at random, and compared."""

@@ -1,0 +1,296 @@
+"""Every figure of the report in its section, with what it shows and what it does not; or with what the study lacks for it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mimcore.scaling import alike, bets, chosen, more_data, outlook_figures, overfit_map
+from mimcore.scaling.drawing import Key, Panel
+from mimcore.scaling.figure import Figure, Section, Table
+from mimcore.scaling.layers import capital
+from mimcore.scaling.numbers import interval, number, short
+from mimcore.scaling.outlook import Outlook, fit_one
+from mimcore.scaling.plots import Figures
+from mimcore.scaling.summary import label
+from mimcore.scaling.table import PRETRAIN, VAL_LOSS, Measure
+
+#: Tasks whose sections are open when the page is.
+OPEN_TASKS = 3
+LOSS = Measure(*VAL_LOSS, False)
+
+
+def gallery(
+    drawn: Figures,
+    outlooks: Mapping[str, Outlook | str],
+    forecasts: Sequence[Mapping[str, Any]],
+    judged: Sequence[Mapping[str, Any]],
+) -> list[Section]:
+    """Put the report's figures together.
+
+    Args:
+        drawn: the study.
+        outlooks: one law for all runs of each objective, or a sentence why there is none.
+        forecasts: all that are stored.
+        judged: those of runs that were made since, with what was observed.
+    """
+    tasks = [measure for measure in drawn.measures if measure.task != PRETRAIN]
+    found = [
+        Section("pretraining", "The validation loss", tuple(_loss(drawn, outlooks))),
+        Section("overfitting", "Over-fitting", tuple(_overfitting(drawn))),
+        Section("budget", "Model, data and length together", tuple(_budget(drawn, outlooks))),
+    ]
+    for i, measure in enumerate(tasks):
+        name = capital(label(measure))
+        found.append(Section(f"task-{measure.task}", name, tuple(_task(drawn, measure)), folded=i >= OPEN_TASKS))
+    found.append(Section("same", "Does it come to the same?", (_equivalence(drawn),)))
+    found.append(Section("bets", "Forecasts made before the runs", (bets.figure(forecasts, judged),)))
+    return found
+
+
+def _loss(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[Figure]:
+    losses = [measure for measure in drawn.measures if measure.task == PRETRAIN]
+    for measure in losses:
+        yield Figure(
+            "scaling",
+            "What more data buys",
+            "A marker for each run; lines are the law of each model and length with its interval over seeds and sizes, paler where it "
+            "forecasts.",
+            "that the same law holds further out, or what another learning rate would have reached. Losses of two objectives are of "
+            "different things: compare their tasks.",
+            drawn.scaling(measure),
+            drawn.keys(),
+        )
+    yield _saturation(drawn, outlooks)
+    yield Figure(
+        "curves",
+        "Loss while training",
+        "Means over seeds, on unseen images (solid) and on images of the subset (dashed). A solid line that turns up is over-fitting; "
+        "the space between the two is the gap.",
+        "the loss under the training's own augmentation, and the early steep part, which is cut off.",
+        drawn.losses(),
+        drawn.curve_keys(),
+    )
+
+
+def _saturation(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Figure:
+    margin = float(drawn.fitted["options"]["margin"])
+    panels, rows, reasons = [], [], []
+    for objective, one in outlooks.items():
+        runs = [run for run in drawn.runs if run.setting.objective == objective]
+        fit = one if isinstance(one, str) else one.fit
+        if isinstance(fit, str) or "unique_images" not in {variable.name for variable in fit.law.variables}:
+            known = {"model_data"} if len({run.encoder_params for run in runs}) > 1 else {"power"}
+            laws = [*chosen.preferred(drawn.fitted, objective), *known]
+            fit = fit_one(runs, float(drawn.fitted["options"]["confidence"]), laws, {"unique_images"})
+        if isinstance(fit, str):
+            reasons.append(f"No law in unique images could be fitted to the runs of {objective}: {fit}")
+            continue
+        found = more_data.saturated(fit, runs, margin)
+        panels.append(more_data.figure(fit, found, drawn.model_colours, objective))
+        rows += [(objective, part.model, short(part.images_seen), number(part.gain, 2), part.beyond) for part in found]
+    if not panels:
+        return Figure("saturation", "Where more data stops paying", missing=" ".join(reasons))
+    return Figure(
+        "saturation",
+        "Where more data stops paying",
+        f"The fall of the loss that doubling the images buys by one law for all runs, with its interval. The dashed line is "
+        f"{100 * margin:g} % of the lowest loss (the fit's option 'margin'); right of the dotted line lie no "
+        f"runs. The table says beyond how many "
+        "images a doubling buys less than that.",
+        "that a task saturates there too, or that other images than more of the same kind would not help.",
+        panels,
+        [Key(model, colour) for model, colour in drawn.model_colours.items()],
+        Table(("objective", "model", "images seen", "a doubling must buy", "it buys less beyond"), tuple(rows)),
+    )
+
+
+def _overfitting(drawn: Figures) -> Iterator[Figure]:
+    several = len(drawn.objectives) > 1
+    panels: list[Panel] = []
+    for objective in drawn.objectives:
+        runs = [run for run in drawn.runs if run.setting.objective == objective]
+        threshold = drawn.fitted["diagnostics"]["overfitting"]["thresholds"][objective]
+        panels += overfit_map.loss_maps(runs, objective if several else "", _noise(drawn, objective, LOSS), threshold)
+    lengths = len({run.images_seen for run in drawn.runs})
+    lacking = "" if lengths > 1 else " The study has one length: whether the loss rises with length cannot be told."
+    yield Figure(
+        "overfitting",
+        "Where the loss over-fits",
+        "A box for each model, schedule and subset, means over seeds, for each detector by itself: the loss at a longer schedule against "
+        "the shortest; the final loss against the lowest of its own curve; the loss on unseen images against that on seen ones. "
+        f"What two seeds can differ by, or less than counts as a rise, is grey.{lacking}",
+        "one verdict: the detectors disagree. A loss can rise while a task still gains (see the tasks), and a gap alone is memorising, "
+        "not harm.",
+        panels,
+        overfit_map.KEYS,
+    )
+
+
+def _budget(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[Figure]:
+    yield _laws(drawn, LOSS, "laws-loss")
+    done = [one for one in outlooks.values() if not isinstance(one, str)]
+    if not done:
+        yield Figure(
+            "iso-flop",
+            "Which model for a budget",
+            missing=" ".join(one for one in outlooks.values() if isinstance(one, str)),
+        )
+        return
+    models = [Key(model, colour) for model, colour in drawn.model_colours.items()]
+    yield Figure(
+        "residuals",
+        "How far one law is off",
+        f"Each run's validation loss less {_law_words(done)}; the grey band is one standard deviation. A pattern means that the law lacks "
+        "something.",
+        "that the law holds beyond the runs, even where there is no pattern.",
+        [panel for one in done for panel in outlook_figures.residuals(one, drawn.model_colours, len(done) > 1)],
+        models,
+    )
+    for one in done:
+        suffix, of = (f"-{one.objective}", f" ({one.objective})") if len(done) > 1 else ("", "")
+        panels, keys = outlook_figures.iso_flop(one)
+        panels += outlook_figures.frontier(one)
+        edges = sum(two.at_edge for two in one.frontier)
+        beyond = (
+            f" At {edges} of {len(one.frontier)} budgets the best size is an end of what was looked through."
+            if edges
+            else ""
+        )
+        yield Figure(
+            f"iso-flop{suffix}",
+            f"Which model for a budget{of}",
+            f"What {_law_words([one])} expects of runs that cost the same, on {short(one.unique_images)} unique "
+            f"images: a larger model sees fewer. "
+            f"The mark is the lowest point. The other panels follow that point from budget to budget, with "
+            f"{100 * one.fit.confidence:g} % intervals over refits; right of the dotted line no run was made.{beyond}",
+            "the price of tuning: learning rates were not tuned for each size. The intervals are those of this law, if it holds; they do "
+            "not cover another law.",
+            panels,
+            keys,
+        )
+
+
+def _task(drawn: Figures, measure: Measure) -> Iterator[Figure]:
+    name = measure.task
+    yield Figure(
+        f"scaling-{name}",
+        f"{capital(label(measure))} against data",
+        "A marker for each run; lines are fitted laws of the error rate with their intervals, paler where they forecast; dotted lines are "
+        "what needs no pretraining.",
+        "what another recipe of the task would give; the test set's own error is not in the bands.",
+        drawn.scaling(measure),
+        drawn.keys(),
+    )
+    panels = drawn.correlation(measure)
+    told = [one for one in drawn.fitted["diagnostics"]["correlation"] if (one["task"], one["metric"]) == measure[:2]]
+    able = [one for one in told if one["all"]]
+    yield Figure(
+        f"proxy-{name}",
+        "Does the validation loss foretell it?",
+        "A marker for each run, with Spearman's rank correlation and its interval, which draws whole cells. The table has it without the "
+        "over-fitted runs and within each model.",
+        "that the loss is why: both follow data, model and length. Within one model few cells are left, and the interval is wide or "
+        "missing.",
+        panels if able else [],
+        drawn.keys(),
+        _correlations(able) if able else None,
+        "" if able else "It takes three runs or more that differ in their loss and in this task.",
+    )
+    maps: list[Panel] = []
+    several = len(drawn.objectives) > 1
+    for objective in drawn.objectives:
+        runs = [run for run in drawn.runs if run.setting.objective == objective]
+        maps += overfit_map.task_map(runs, objective if several else "", measure, _noise(drawn, objective, measure))
+    yield Figure(
+        f"overfitting-{name}",
+        "Where it gets worse with length",
+        "A box for each model, longer schedule and subset: how far the task is behind the best of the shorter schedules, worse being "
+        "positive; points of a score between 0 and 1. What two seeds can differ by is grey.",
+        "why: a longer schedule also changes the learning rate's path.",
+        maps,
+        overfit_map.KEYS,
+        missing=""
+        if maps
+        else "The study has one length, so that it cannot be told whether this task falls with longer training.",
+    )
+    if chosen.entries(drawn.fitted, measure):
+        yield _laws(drawn, measure, f"laws-{name}")
+
+
+def _laws(drawn: Figures, measure: Measure, name: str) -> Figure:
+    found = chosen.judged(drawn.fitted, measure)
+    if not found:
+        lacks = "No law could be chosen by what it forecast: it takes four sizes of subset or more, of which the largest is held out."
+        return Figure(name, "Laws, chosen by what they forecast", missing=lacks)
+    panels = chosen.panels(found, measure)
+    several = len(found) > 1
+    tables = [(chosen.name(one), chosen.table(one)) for one in found]
+    rows = tuple(((objective, *row) if several else row) for objective, table in tables for row in table.rows)
+    head = ("of", *chosen.HEAD) if several else chosen.HEAD
+    remarks = [f"{chosen.name(one)}: {part}" if several else part for one in found for part in chosen.remarks(one)]
+    return Figure(
+        name,
+        "Laws, chosen by what they forecast",
+        "Every run against the law with the lowest error on runs that it had not seen: grey where it was fitted, coloured where it was "
+        f"forecast. {' '.join(remarks)}",
+        "how it would do further out than the runs held out. The law was chosen by these very forecasts, so that its error on them is a "
+        "little too small.",
+        panels,
+        chosen.keys(found),
+        Table(head, rows),
+    )
+
+
+def _correlations(told: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    several = len(told) > 1
+    for one in told:
+        parts = {"all runs": one["all"], "without over-fitted": one["without_risen"]}
+        parts |= {f"{model} alone": found for model, found in one["models"].items() if len(one["models"]) > 1}
+        for name, found in parts.items():
+            text = (
+                (interval(found["estimate"], found["low"], found["high"]), str(found["count"]))
+                if found
+                else ("", "too few")
+            )
+            rows.append((one["objective"], name, *text) if several else (name, *text))
+    head = ("runs", "Spearman's ρ and its interval", "of")
+    return Table(("objective", *head) if several else head, tuple(rows))
+
+
+def _equivalence(drawn: Figures) -> Figure:
+    pairs = alike.alike(drawn.runs, drawn.measures, float(drawn.fitted["options"]["margin"]))
+    if not pairs:
+        return Figure(
+            "equivalence",
+            "Subsets and objectives, pair by pair",
+            missing="The study has no two subsets of as many images, and no two objectives with a task, at equal other coordinates on two "
+            "seeds or more.",
+        )
+    same = sum(pair.test.equivalent for pair in pairs)
+    return Figure(
+        "equivalence",
+        "Subsets and objectives, pair by pair",
+        f"90 % intervals of the difference, second minus first, paired by seed, mean over all settings that both have; and the margin of "
+        f"{pairs[0].margin:g} % within which it would not matter (the fit's option 'margin'). {same} of {len(pairs)} pairs are shown to be "
+        "equivalent (two one-sided tests at 5 %).",
+        "for an interval that leaves the margin, sameness or, if it covers zero, a difference. With two seeds most intervals are wide.",
+        alike.figure(pairs),
+        alike.KEYS,
+    )
+
+
+def _noise(drawn: Figures, objective: str, measure: Measure) -> float | None:
+    for one in drawn.fitted["diagnostics"]["seed_noise"]:
+        if (one["objective"], one["task"], one["metric"]) == (objective, *measure[:2]):
+            return float(one["sd"])
+    return None
+
+
+def _law_words(done: Sequence[Outlook]) -> str:
+    names = list(dict.fromkeys(f"'{one.fit.law.name}'" for one in done))
+    fits = (
+        ", ".join(f"{len(one.fit.observations)} runs, R² {one.fit.r2:.3f}" for one in done[:1])
+        if len(done) == 1
+        else ""
+    )
+    return f"the law {' or '.join(names)}" + (f" ({fits})" if fits else "")

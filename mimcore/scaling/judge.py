@@ -1,0 +1,145 @@
+"""One law and the runs of a study: fitted to the smaller, asked for the larger, beside forecasts without a law."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mimcore.errors import UserError
+from mimcore.scaling.conditions import Mask, rows_where
+from mimcore.scaling.estimate import Fit, fit_law
+from mimcore.scaling.extrapolate import baseline_forecasts
+from mimcore.scaling.fit_options import Config
+from mimcore.scaling.law import ScalingLaw, Variable
+from mimcore.scaling.numbers import count
+from mimcore.scaling.observations import Link, Observations
+from mimcore.scaling.table import VAL_LOSS, Array, Measure, Run, Setting
+
+#: The axes of a study, each with the unit of its law; the largest value of each is held out in turn.
+AXES = (
+    Variable("unique_images", "images"),
+    Variable("encoder_params", "parameters"),
+    Variable("images_seen", "images"),
+)
+#: An axis needs so many values to be held out: with the largest gone, two must remain for a law to see a slope.
+VALUES = 3
+TASK = "task"
+
+
+class Split(NamedTuple):
+    """What is forecast from the rest."""
+
+    axis: str | None
+    rule: str
+    held_out: Mask
+
+
+class Judged(NamedTuple):
+    """A law that was fitted to all rows, and its forecasts of each split; none where it could not be judged."""
+
+    fit: Fit
+    forecasts: tuple[Array, ...] | None
+    through: str | None
+    note: str | None
+
+
+def observations(runs: Sequence[Run], measure: Measure) -> Observations | None:
+    """The runs that have a measure, as rows: their axes and their validation loss; None if there are none.
+
+    A metric of which more is better has a ceiling of 1: its error, 1 - metric, is what the laws are of.
+    """
+    key = (measure.task, measure.metric)
+    having = [run for run in runs if key in run.values]
+    if not having:
+        return None
+    variables = {axis.name: np.array([float(getattr(run, axis.name)) for run in having]) for axis in AXES}
+    losses = np.array([run.values.get(VAL_LOSS, np.nan) for run in having])
+    texts = {name: [getattr(run.setting, name) for run in having] for name in Setting._fields}
+    texts |= {name: [getattr(run, name) for run in having] for name in ("subset", "seed", "source")}
+    names = tuple(run.name for run in having)
+    columns = {name: np.array(values, dtype=object) for name, values in {**texts, "run": names}.items()}
+    return Observations(
+        {**variables, "val_loss": losses},
+        np.array([run.values[key] for run in having]),
+        names,
+        measure.metric,
+        Link(1.0) if measure.higher_is_better else Link(),
+        {**variables, "val_loss": losses, **columns},
+    )
+
+
+def splits(rows: Observations, axes: Sequence[Variable], holdout: str | None) -> tuple[list[Split], list[str]]:
+    """What is held out, and what is to be said where that is nothing."""
+    if holdout is not None:
+        held_out = rows_where(holdout, rows.columns, "fit.holdout")
+        if not held_out.any() or held_out.all():
+            which = "none" if not held_out.any() else "every one"
+            return [], [f"nothing was forecast: fit.holdout holds out {which} of these {len(rows)} runs"]
+        return [Split(None, holdout, held_out)], []
+    found = []
+    for axis in axes:
+        values = rows.variables[axis.name]
+        if len(np.unique(values)) >= VALUES:
+            rule = f"{axis.name} = {count(values.max())}"
+            found.append(Split(axis.name, rule, np.asarray(values == values.max())))
+    if found:
+        return found, []
+    names = " or ".join(axis.name for axis in axes)
+    return [], [
+        f"nothing was forecast: no {VALUES} different values of {names}, so that the largest cannot be held out"
+    ]
+
+
+def judge(
+    law: ScalingLaw, rows: Observations, parts: Sequence[Split], through: ScalingLaw | None, options: Config
+) -> Judged:
+    """Fit a law to all rows, and to those that each split leaves, which forecasts the others.
+
+    Args:
+        law: the law.
+        rows: all of them.
+        parts: of ``splits``.
+        through: for the law ``task``: that of the validation loss, which is forecast first.
+        options: see ``Config``.
+
+    Raises:
+        UserError: the law cannot be fitted to all rows; where it cannot be to those that a split leaves, the note says so.
+    """
+    chosen = {"bootstrap": options.bootstrap, "confidence": options.confidence, "seed": options.seed}
+    fit = fit_law(law, rows, chosen)
+    if not parts:
+        return Judged(fit, None, None, "there was nothing to forecast.")
+    if law.name == TASK and through is None:
+        return Judged(
+            fit, None, None, "no law was chosen for the validation loss, which would have to be forecast first."
+        )
+    found = []
+    for part in parts:
+        train, test = rows.only(~part.held_out), rows.only(part.held_out)
+        try:
+            smaller = fit_law(law, train, {"bootstrap": 0})
+            variables = dict(test.variables)
+            if law.name == TASK and through is not None:
+                # What the runs held out reached is not known beforehand: their loss is a forecast too.
+                losses = Observations(train.variables, train.variables["val_loss"], train.labels, VAL_LOSS[1])
+                variables["val_loss"] = fit_law(through, losses, {"bootstrap": 0}).predict(test.variables).mean
+        except UserError as error:
+            return Judged(fit, None, None, f"without {part.rule}: {error}")
+        found.append(smaller.predict(variables).mean)
+    return Judged(fit, tuple(found), through.name if law.name == TASK and through else None, None)
+
+
+def naive_forecasts(rows: Observations, axes: Sequence[Variable], parts: Sequence[Split]) -> dict[str, list[Array]]:
+    """Name of a baseline to its forecast of each part."""
+    found: dict[str, list[Array]] = {}
+    for part in parts:
+        ahead = baseline_forecasts(axes, rows.only(~part.held_out), rows.only(part.held_out))
+        for name, values in ahead.items():
+            found.setdefault(name, []).append(values)
+    return found
+
+
+def rmse(observed: Sequence[Array], forecast: Sequence[Array]) -> float:
+    """Root mean square error over all holdouts, each of its runs counted once for each."""
+    errors = np.concatenate(list(observed)) - np.concatenate(list(forecast))
+    return float(np.sqrt(np.mean(errors**2)))

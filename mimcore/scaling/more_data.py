@@ -1,0 +1,105 @@
+"""Where more data stops paying: the gain of doubling the images for each model, by one law for all runs, and its figure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from mimcore.scaling.drawing import INK, PLOT_HEIGHT, PLOT_WIDTH, Panel, render
+from mimcore.scaling.estimate import Fit
+from mimcore.scaling.layers import capital, data
+from mimcore.scaling.numbers import number, short
+from mimcore.scaling.saturation import saturates
+from mimcore.scaling.statistics import Interval
+from mimcore.scaling.table import Run
+
+#: Doublings beyond the largest subset that the figure shows.
+AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Saturated:
+    """Beyond ``images`` a doubling buys less than ``gain``, of a model at its longest schedule."""
+
+    model: str
+    parameters: float
+    images_seen: float
+    gain: float
+    images: Interval
+
+    @property
+    def beyond(self) -> str:
+        """The number of images with its interval, in words."""
+        low, high = self.images.low, self.images.high
+        ends = "" if low is None or high is None else f" [{_images(low)}, {_images(high)}]"
+        return f"{_images(self.images.estimate)}{ends}"
+
+
+def saturated(fit: Fit, runs: Sequence[Run], margin: float) -> list[Saturated]:
+    """Find it for each model.
+
+    Args:
+        fit: of a law in unique images, at least.
+        runs: that it was fitted to.
+        margin: the gain that is worth a doubling, as a fraction of the lowest loss.
+    """
+    law = {variable.name for variable in fit.law.variables}
+    gain = margin * float(fit.observations.metric.min())
+    found = []
+    for model, parameters in _models(runs).items():
+        longest = max(float(run.images_seen) for run in runs if run.setting.model == model)
+        at = {name: value for name, value in (("encoder_params", parameters), ("images_seen", longest)) if name in law}
+        found.append(Saturated(model, parameters, longest, gain, saturates(fit, "unique_images", at, gain)))
+    return found
+
+
+def figure(fit: Fit, found: Sequence[Saturated], colours: Mapping[str, str], objective: str) -> Panel:
+    """The gain of a doubling against the images that are doubled, with the gain that would be worth it."""
+    sizes = fit.observations.variables["unique_images"]
+    grid = sizes.min() * 2 ** np.linspace(0, np.log2(sizes.max() / sizes.min()) + AHEAD, 60)
+    names = {variable.name for variable in fit.law.variables}
+    points: list[dict[str, Any]] = []
+    for model in found:
+        at = {"encoder_params": model.parameters, "images_seen": model.images_seen}
+        rows = {name: np.full(len(grid), value) for name, value in at.items() if name in names}
+        before = fit.predict({**rows, "unique_images": grid})
+        after = fit.predict({**rows, "unique_images": 2 * grid})
+        gains = before.mean - after.mean
+        low = high = gains
+        if len(before.ensemble):
+            tail = 0.5 - fit.confidence / 2
+            low, high = np.quantile(before.ensemble - after.ensemble, [tail, 1 - tail], axis=0)
+        points += [
+            {"model": model.model, "images": float(n), "gain": float(g), "low": float(a), "high": float(b)}
+            for n, g, a, b in zip(grid, gains, low, high, strict=True)
+        ]
+    top = 1.15 * max(max(point["gain"] for point in points), found[0].gain * 2)
+    scale = alt.Scale(domain=[min(0.0, min(point["gain"] for point in points)), top], nice=False, clamp=True)
+    colour = alt.Color("model:N", scale=alt.Scale(domain=list(colours), range=list(colours.values())), legend=None)
+    wide = alt.Scale(type="log", nice=False, domain=[float(grid[0]), float(grid[-1])])
+    x = alt.X(
+        "images:Q", scale=wide, axis=alt.Axis(format=".2~s", tickCount=5, grid=False), title="unique images, doubled"
+    )
+    y = alt.Y("gain:Q", scale=scale, axis=alt.Axis(tickCount=6), title="fall of the validation loss")
+    base = alt.Chart(data(points))
+    worth = alt.Chart(data([{"gain": found[0].gain}])).mark_rule(strokeDash=[4, 3], opacity=0.6, color=INK)
+    last = alt.Chart(data([{"images": float(sizes.max())}])).mark_rule(strokeDash=[2, 3], opacity=0.3, color=INK)
+    chart = alt.layer(
+        base.mark_area(opacity=0.13, clip=True).encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=colour),
+        base.mark_line(strokeWidth=2, clip=True).encode(x=x, y=y, color=colour),
+        worth.encode(y=alt.Y("gain:Q", scale=scale)),
+        last.encode(x=alt.X("images:Q", scale=wide)),
+    )
+    title = capital(f"gain of twice the images ({objective})")
+    about = f"Fall of the validation loss by doubling the images, for each model; {number(found[0].gain, 2)} is marked."
+    return render(chart.properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=title), about)
+
+
+def _models(runs: Sequence[Run]) -> dict[str, float]:
+    return {run.setting.model: float(run.encoder_params) for run in sorted(runs, key=lambda run: run.encoder_params)}
+
+
+def _images(value: float) -> str:
+    return short(value) if np.isfinite(value) else "more than was looked at"

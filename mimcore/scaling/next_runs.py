@@ -1,0 +1,147 @@
+"""What to run next, from the results alone: runs of the models at hand on more images, for longer, or in holes of the grid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mimcore.errors import UserError
+from mimcore.scaling.advise import advise
+from mimcore.scaling.numbers import interval, number, short
+from mimcore.scaling.outlook import Outlook
+from mimcore.scaling.table import Array
+
+#: Runs that are named.
+COUNT = 5
+
+
+@dataclass(frozen=True)
+class NextRun:
+    """A run that could be made, what it costs and what is expected of it.
+
+    ``loss`` is its forecast with its interval; ``fall`` what it is below the lowest loss so far; ``removed`` the part of the
+    variance of the forecast ``target`` that it removes, with those named before it.
+    """
+
+    model: str
+    unique_images: float
+    images_seen: float
+    flops: float
+    loss: tuple[float, float, float]
+    fall: float
+    removed: float
+
+
+@dataclass(frozen=True)
+class NextRuns:
+    """Two lists: those that tell most for their cost, and those that lower the loss most for their cost."""
+
+    objective: str
+    target: str
+    spent: float
+    telling: tuple[NextRun, ...]
+    lowering: tuple[NextRun, ...]
+
+
+def next_runs(one: Outlook) -> NextRuns | None:
+    """Choose among all models, subsets (and one of twice the images) and lengths (and twice the longest) that were not run.
+
+    The forecast to be narrowed is of the largest model on twice the images at the longest length. A run may cost up to
+    what was spent in all. None where the fit has no refits to judge by.
+    """
+    models = {run.setting.model: float(run.encoder_params) for run in one.runs}
+    sizes = sorted({float(run.unique_images) for run in one.runs})
+    lengths = sorted({float(run.images_seen) for run in one.runs})
+    made = {(run.setting.model, float(run.unique_images), float(run.images_seen)) for run in one.runs}
+    open_ = [
+        (model, images, seen)
+        for model in sorted(models, key=lambda name: models[name])
+        for images in (*sizes, 2 * sizes[-1])
+        for seen in (*lengths, 2 * lengths[-1])
+        if (model, images, seen) not in made and seen >= images
+    ]
+    largest = max(models, key=lambda name: models[name])
+    names = {variable.name for variable in one.fit.law.variables}
+
+    def variables(places: list[tuple[str, float, float]]) -> dict[str, Array]:
+        columns = {
+            "encoder_params": np.array([models[model] for model, _, _ in places]),
+            "unique_images": np.array([images for _, images, _ in places]),
+            "images_seen": np.array([seen for _, _, seen in places]),
+        }
+        return {name: column for name, column in columns.items() if name in names}
+
+    target = [(largest, 2 * sizes[-1], lengths[-1])]
+    if not open_:
+        return None
+    costs = one.price(np.array([models[model] for model, _, _ in open_])) * np.array([seen for _, _, seen in open_])
+    spent = float(sum(run.flops for run in one.runs))
+    try:
+        advice = advise(one.fit, variables(open_), costs, variables(target), spent, COUNT, repeat=False)
+    except UserError:
+        return None
+    ahead = one.fit.predict(variables(open_))
+    best = float(one.fit.observations.metric.min())
+    removed = {step.index: step.gain for step in advice}
+
+    def told(index: int) -> NextRun:
+        model, images, seen = open_[index]
+        loss = (float(ahead.mean[index]), float(ahead.low[index]), float(ahead.high[index]))
+        return NextRun(model, images, seen, float(costs[index]), loss, best - loss[0], removed.get(index, 0.0))
+
+    falls = (best - ahead.mean) / costs
+    lowering = [i for i in np.argsort(-falls).tolist() if falls[i] > 0 and costs[i] <= spent][:COUNT]
+    return NextRuns(
+        one.objective,
+        f"{largest} on {short(target[0][1])} images, {short(lengths[-1])} images seen",
+        spent,
+        tuple(told(step.index) for step in advice),
+        tuple(told(index) for index in lowering),
+    )
+
+
+def rows(
+    runs: Sequence[NextRun], spent: float, seconds_per_flop: float | None, telling: bool
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of a table.
+
+    Args:
+        runs: what to tell of.
+        spent: on all runs so far, FLOPs.
+        seconds_per_flop: the pace of the study's own runs; None where it is not known.
+        telling: whether their worth is the forecast that they narrow, rather than the loss that they lower.
+    """
+    hours = ("hours at this study's pace",) if seconds_per_flop else ()
+    unit = "hour" if seconds_per_flop else "1 % of what was spent"
+    worth = ("variance removed",) if telling else ("below the lowest so far",)
+    head = (
+        "model",
+        "unique images",
+        "images seen",
+        "FLOPs",
+        "of what was spent",
+        *hours,
+        "expected loss",
+        *worth,
+        f"for each {unit}",
+    )
+    found = []
+    for run in runs:
+        share = run.flops / spent * 100
+        time = run.flops * (seconds_per_flop or 0.0) / 3600
+        per = time or share
+        gain = (f"{100 * run.removed:.0f} %", f"{number(100 * run.removed / per, 2)} %")
+        fall = (number(run.fall, 2), number(run.fall / per, 2))
+        found.append(
+            (
+                run.model,
+                short(run.unique_images),
+                short(run.images_seen),
+                number(run.flops, 2),
+                f"{number(share, 2)} %",
+                *((number(time, 2),) if seconds_per_flop else ()),
+                interval(*run.loss),
+                *(gain if telling else fall),
+            )
+        )
+    return head, found
