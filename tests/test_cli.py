@@ -30,6 +30,8 @@ VERBS = {
     "examples": ["task", "--params"],
     "prepare": ["name", "--params"],
     "pretrain": ["run", "--params"],
+    "sweep-rate": ["run", "--factor", "--params"],
+    "best-rate": ["run", "--confidence", "--json", "--params"],
     "evaluate": ["run", "task", "--params"],
     "floor": ["model", "task", "--params"],
     "collect": ["--params"],

@@ -18,7 +18,7 @@ def use(
     """Put a study in force: check it and copy it to params.yaml."""
     chosen = Study.read(study)
     chosen.check()
-    ready = {file.read_bytes() for file in Path("studies").glob("*.yaml")}
+    ready = {file.read_bytes() for file in Path("studies").rglob("*.yaml")}
     if PARAMS.exists() and PARAMS.read_bytes() not in ready and not force:
         raise UserError(
             "params.yaml holds edits of your own that no file of studies/ has; save it there under a name, or add --force to replace it."
