@@ -106,7 +106,7 @@ def _video(data: bytes) -> Iterator[Any]:
         raise UserError(
             "a clip is no animation, and PyAV, which decodes videos, is missing; pip install 'mimcore[video]'."
         ) from None
-    with _explained(), av.open(io.BytesIO(data)) as container:
+    with _explained(), av.open(io.BytesIO(data), "r") as container:
         if not container.streams.video:
             raise DecodeError("no video stream")
         yield from container.decode(container.streams.video[0])

@@ -133,7 +133,7 @@ class Renderer:
         return encoded.getvalue(), {"background": background, "digits": len(digits), **_truth(owner, digits)}
 
     @staticmethod
-    def _draws(key: np.uint64) -> _Draws:
+    def _draws(key: npt.NDArray[np.uint64]) -> _Draws:
         """The random numbers that belong to a scene's key."""
         return _Draws((mix(key + np.arange(_DRAWS, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53)
 

@@ -98,4 +98,5 @@ class Clips:
 
 def _resized(clip: Tensor, height: int, width: int) -> Tensor:
     """Resize ``(T, 3, h, w)``, all frames as one image of many channels."""
-    return resize(clip.flatten(0, 1), height, width).unflatten(0, clip.shape[:2])
+    resized: Tensor = resize(clip.flatten(0, 1), height, width).unflatten(0, clip.shape[:2])
+    return resized

@@ -32,6 +32,7 @@ class Tubelets(nn.Module):
             self.proj.weight.copy_(image.weight[:, :, None].expand_as(self.proj.weight) / length)
             if image.bias is not None and self.proj.bias is not None:
                 self.proj.bias.copy_(image.bias)
+        assert isinstance(patches.norm, nn.Module)
         self.norm = patches.norm
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ def inflate(encoder: Encoder, frames: int, length: int) -> None:
     angles = torch.arange(steps)[:, None] * 10000 ** -(torch.arange(width // 2) / (width // 2))
     time = torch.cat([angles.sin(), angles.cos()], dim=1)
     table = space + (time - time.mean(dim=0))[:, None]
-    module.patch_embed = Tubelets(module.patch_embed, length)  # type: ignore[assignment]
+    module.patch_embed = Tubelets(module.patch_embed, length)
     module.pos_embed = nn.Parameter(torch.cat([prefix, table.reshape(1, -1, width)], dim=1))
 
 
@@ -94,7 +95,8 @@ class Classifier(nn.Module):
 
     def normalize(self, clips: Tensor) -> Tensor:
         """Map uint8 ``(B, T, C, H, W)`` to float32 of zero mean and unit variance."""
-        return self.tuned.normalize(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        normalized: Tensor = self.tuned.normalize(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        return normalized
 
     def forward(self, clips: Tensor) -> Tensor:
         """Score the classes of normalised clips."""
