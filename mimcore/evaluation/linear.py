@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mimcore.errors import UserError
-from mimcore.evaluation.features import FeaturesConfig, Pixels, extract
-from mimcore.evaluation.task import Context, Data, Metric, Needs, Value, accuracy, class_count, labels_of
-from mimcore.models.encoder import Encoder
+from mimcore.evaluation.frozen import Frozen, ProbeConfig
+from mimcore.evaluation.task import Context, Metric, Needs, Value, accuracy, class_count, labels_of
 
 METRICS = {
     "top1": Metric("Top-1 accuracy of a linear probe"),
@@ -26,7 +25,7 @@ PIXELS = True
 NEEDS: Needs = "labels"
 
 
-class Config(FeaturesConfig):
+class Config(ProbeConfig):
     """Options of the linear probe."""
 
     #: Penalties to choose from: l2 / 2 times the squared norm of the weights is added to the mean cross-entropy.
@@ -112,26 +111,22 @@ def choose(features: Tensor, labels: Tensor, classes: int, config: Config, seed:
     return best
 
 
-def evaluate(encoder: Encoder | Pixels, config: Config, data: Data, context: Context) -> dict[str, Value]:
+def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value]:
     """Top-1 accuracy and cross-entropy on the test images.
 
     Raises:
         UserError: features are not finite, or there are too few training images to hold some out.
     """
-    if len(data.train) < 2:
-        raise UserError(f"{context.where}.train_images: a linear probe needs at least 2 training images.")
-    classes = class_count(data, context.where)
-    train = extract(encoder, data.train, config, context)
-    test = extract(encoder, data.test, config, context)
-    if not (train.isfinite().all() and test.isfinite().all()):
+    if len(features.train) < 2:
         raise UserError(
-            f"{context.where}: the encoder's features are not finite; look at the run's loss, and train it again."
+            f"{context.where}: a linear probe needs at least 2 training images; raise train_images of features.{config.features}."
         )
-    train, test = standardize(train, test)
-    labels = labels_of(data.train).to(context.device)
+    classes = class_count(features, context.where)
+    train, test = standardize(*features.pooled(config.pooling, context.device, context.where))
+    labels = labels_of(features.train).to(context.device)
     l2 = choose(train, labels, classes, config, context.seed)
     solution = fit(train, labels, l2, train.new_zeros(train.shape[1] + 1, classes), config.max_iterations)
-    scores, truth = logits(test, solution).cpu(), labels_of(data.test)
+    scores, truth = logits(test, solution).cpu(), labels_of(features.test)
     losses = F.cross_entropy(scores, truth, reduction="none").double()
     error = float(losses.std(correction=0)) / math.sqrt(len(losses))
     return {"top1": accuracy(scores.argmax(dim=1) == truth), "cross_entropy": Value(float(losses.mean()), error)}

@@ -38,10 +38,10 @@ def collect(study: Mapping[str, Any], artifact_root: Path, output: Path) -> dict
             ``floors`` (model to task to definition), all resolved. Nothing else that lies in the folder is taken.
         artifact_root: the folder with ``runs``, ``evals`` and ``floors``.
         output: the folder to write: ``results.parquet``, ``curves.parquet``, ``headline.json``, ``notes.json`` (title,
-            library versions), ``scaling.csv`` and ``curves.csv``.
+            library versions, which task has nothing to say of which runs), ``scaling.csv`` and ``curves.csv``.
 
     Returns:
-        ``runs`` and ``rows`` (counts) and ``warnings`` (sentences).
+        ``runs`` and ``rows`` (counts), ``warnings`` and ``not_applicable`` (sentences).
 
     Raises:
         UserError: an artifact is missing, was made by another definition, or lacks a number.
@@ -50,6 +50,7 @@ def collect(study: Mapping[str, Any], artifact_root: Path, output: Path) -> dict
     versions: dict[str, set[str]] = defaultdict(set)
     rows: list[Row] = []
     curves: list[dict[str, Any]] = []
+    absent: dict[str, list[str]] = defaultdict(list)
     for name, run in sorted(study["runs"].items()):
         folder = artifact_root / "runs" / name
         metrics = _load(folder, run["definition"], versions)
@@ -60,14 +61,34 @@ def collect(study: Mapping[str, Any], artifact_root: Path, output: Path) -> dict
         for task, definition in sorted(study["evals"].get(name, {}).items()):
             path = artifact_root / "evals" / name / task
             found = _load(path, definition, versions)
+            if reason := found.get("not_applicable"):
+                absent[f"{task}: {reason}"].append(name)
             rows += _subject_rows(path, found, task, {"run": name, **facts})
     for model, tasks in sorted(study["floors"].items()):
         for task, definition in sorted(tasks.items()):
             path = artifact_root / "floors" / model / task
             rows += _subject_rows(path, _load(path, definition, versions), task, {"model": model})
     with artifacts.directory(output) as folder:
-        _write(folder, rows, curves, versions, str(study.get("title", "Scaling study")))
-    return {"runs": len(study["runs"]), "rows": len(rows), "warnings": mixed_libraries(versions)}
+        _write(folder, rows, curves, versions, not_applicable(absent), str(study.get("title", "Scaling study")))
+    return {
+        "runs": len(study["runs"]),
+        "rows": len(rows),
+        "warnings": mixed_libraries(versions),
+        "not_applicable": not_applicable(absent),
+    }
+
+
+def not_applicable(absent: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say which runs a task has no number of, and why.
+
+    Args:
+        absent: names of runs by the task and its reason.
+    """
+    found = []
+    for why, runs in sorted(absent.items()):
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        found.append(f"{why.rstrip('.')} ({runs[0]}{more}).")
+    return found
 
 
 def mixed_libraries(versions: Mapping[str, Iterable[str]]) -> list[str]:
@@ -152,9 +173,9 @@ def _subject_rows(folder: Path, metrics: Mapping[str, Any], task: str, coordinat
     path = folder / "metrics.json"
     subjects = metrics.get("subjects")
     known = {"run"} if "run" in coordinates else {"untrained", "pixels"}
-    if not subjects or not set(subjects) <= known:
+    if not (subjects or metrics.get("not_applicable")) or not set(subjects or {}) <= known:
         raise UserError(f"{path}: subjects must be of {', '.join(sorted(known))}; delete {folder} and run 'dvc repro'.")
-    for subject, entries in sorted(subjects.items()):
+    for subject, entries in sorted((subjects or {}).items()):
         if sum(bool(entry.get("headline")) for entry in entries.values()) != 1:
             raise UserError(f"{path}: subjects.{subject} needs one headline metric; run 'dvc repro'.")
         for metric, entry in entries.items():
@@ -198,7 +219,12 @@ def _finite(value: Any, where: str) -> float:
 
 
 def _write(
-    folder: Path, rows: Sequence[Row], curves: list[dict[str, Any]], versions: Mapping[str, set[str]], title: str
+    folder: Path,
+    rows: Sequence[Row],
+    curves: list[dict[str, Any]],
+    versions: Mapping[str, set[str]],
+    absent: list[str],
+    title: str,
 ) -> None:
     write_results(folder / "results.parquet", rows)
     pq.write_table(pa.Table.from_pylist(curves, schema=CURVES), folder / "curves.parquet")
@@ -207,6 +233,7 @@ def _write(
         "title": title,
         "libraries": {name: sorted(found) for name, found in sorted(versions.items())},
         "warnings": mixed_libraries(versions),
+        "not_applicable": absent,
     }
     artifacts.write_json(folder / "notes.json", notes)
     write_csv(folder / "scaling.csv", scaling_points(rows))

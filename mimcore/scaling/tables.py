@@ -52,7 +52,7 @@ Table = tuple[list[str], list[list[str]]]
 def _headline(told: Mapping[str, Any]) -> Table:
     head = told["headline"]
     rows = [
-        [line["setting"], " → ".join(line["sizes"]), *(" → ".join(cell) for cell in line["cells"])]
+        [line["setting"], " → ".join(line["sizes"]), *(" → ".join(cell) or "–" for cell in line["cells"])]
         for line in head["lines"]
     ]
     return ["setting", "unique images", *head["columns"]], [*rows, ["floors", "", *head["floors"]]]

@@ -28,11 +28,14 @@ MAY = {
     "setaside": set(),
     "layout": set(),
     "explain": set(),
-    "study": {"models", "sampling", "scaling", "training"},
+    "study": {"models", "sampling", "scaling", "training", "evaluation"},
     **{name: set() for name in GROUND},
 }
 FILES = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "mimcore").rglob("*.py"))
-STAGES = ("index", "sample", "examples", "pretrain", "evaluate", "floor", "collect", "fit", "report")
+STAGES = (
+    *("index", "sample", "examples", "pretrain", "extract", "extract-floor", "probe", "probe-floor", "evaluate", "floor"),
+    *("collect", "fit", "report"),
+)
 
 
 def room(file: str) -> str:
