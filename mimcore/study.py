@@ -160,7 +160,7 @@ class Study:
             raise UserError(f"{self.file}: tasks and features have no '{name}'; {nearest(name, both)}")
         if name in self.definitions["features"]:
             return "features"
-        if "features" in self.options("tasks", name):
+        if self.module("tasks", name) in registry.names("probe"):
             raise UserError(f"{self.file}: '{name}' is a probe, which has the images of its features.")
         return "tasks"
 
@@ -302,7 +302,8 @@ class Study:
             for name, options in self.definitions[kind].items():
                 given = dict(options)
                 module = given.pop("format", None) if kind == "pools" else given.pop("module", name)
-                found = "probe" if kind == "tasks" and module in registry.names("probe") else what
+                meant = kind == "tasks" and ("features" in given or module in registry.names("probe"))
+                found = "probe" if meant else what
                 try:
                     config = registry.load(cast("registry.Kind", found), str(module)).Config
                 except UserError as error:

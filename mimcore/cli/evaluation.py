@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mimcore import layout
+from mimcore import layout, registry
 from mimcore.cli.base import PARAMS, PREPARE, WORK, ModelName, Params, PoolName, RunName, TaskName, app
 from mimcore.errors import UserError
 from mimcore.study import Study
@@ -63,6 +63,7 @@ def evaluate(run: RunName, task: TaskName, params: Params = PARAMS) -> None:
     from mimcore.evaluation.run import evaluate_run
 
     study = Study.read(params)
+    _refuse_probe(study, task, "probe RUN")
     definition = {"task": study.declared_task(task), "run": study.declared_run(run)}
     title, output = f"evaluate {run} {task}", layout.evaluation(run, task)
     with job(study, task, definition, layout.examples(task), output, title) as given:
@@ -76,11 +77,17 @@ def floor(model: ModelName, task: TaskName, params: Params = PARAMS) -> None:
     from mimcore.evaluation.run import evaluate_floor
 
     study = Study.read(params)
+    _refuse_probe(study, task, "probe-floor MODEL")
     definition = {"task": study.declared_task(task), "model": study.options("models", model)}
     title, output = f"floor {model} {task}", layout.floor(model, task)
     with job(study, task, definition, layout.examples(task), output, title) as given:
         found = evaluate_floor(model, given)
     print_subjects(found)
+
+
+def _refuse_probe(study: Study, task: str, verb: str) -> None:
+    if study.module("tasks", task) in registry.names("probe"):
+        raise UserError(f"'{task}' is a probe on frozen features: mimcore {verb} {task}.")
 
 
 @contextmanager

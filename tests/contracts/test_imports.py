@@ -33,7 +33,18 @@ MAY = {
 }
 FILES = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "mimcore").rglob("*.py"))
 STAGES = (
-    *("index", "sample", "examples", "pretrain", "extract", "extract-floor", "probe", "probe-floor", "evaluate", "floor"),
+    *(
+        "index",
+        "sample",
+        "examples",
+        "pretrain",
+        "extract",
+        "extract-floor",
+        "probe",
+        "probe-floor",
+        "evaluate",
+        "floor",
+    ),
     *("collect", "fit", "report"),
 )
 

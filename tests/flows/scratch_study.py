@@ -19,7 +19,8 @@ PARAMS: dict[str, Any] = {
     "models": {"tiny": {"image_size": 32, "patch_size": 8, "embed_dim": 64, "num_heads": 2}},
     "objectives": {"mae": {"decoder_embed_dim": 64, "decoder_num_heads": 2}},
     "schedules": {"short": {"images_seen": 512, "batch_size": 64, "warmup_images": 64}},
-    "tasks": {"linear": {"pool": "photos"}},
+    "features": {"all": {"pool": "photos"}},
+    "tasks": {"linear": {"features": "all"}},
     "study": {
         "pools": ["photos"],
         "subsets": ["n64"],
@@ -27,7 +28,9 @@ PARAMS: dict[str, Any] = {
         "objectives": ["mae"],
         "schedules": ["short"],
         "seeds": ["s0"],
-        "tasks": ["linear"],
+        "features": ["all"],
+        "probes": ["linear"],
+        "tasks": [],
     },
     "fit": {"bootstrap": 100},
 }
