@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from mimcore.models.encoder import Encoder, statistics
 
 #: Largest height and width of pixels taken as features: 32 x 32 x 3 numbers are what CIFAR-10's pixels are.
 PIXELS_SIDE = 32
-
-#: ``mean`` over the patches (MAE's global pooling, He et al. 2022, section 5) or the class token (``cls``).
-Pooling = Literal["mean", "cls"]
 
 
 class FeaturesConfig(TaskConfig):

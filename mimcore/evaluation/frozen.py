@@ -15,7 +15,7 @@ from torch import Tensor
 from mimcore import artifacts
 from mimcore.definition import Definition
 from mimcore.errors import UserError
-from mimcore.evaluation.features import Pooling
+from mimcore.evaluation.task import Pooling
 
 #: What probes may want to know of an image.
 COLUMNS = ("key", "label", "caption", "tags", "box_labels")

@@ -13,7 +13,8 @@ from torch import Tensor
 from mimcore import artifacts
 from mimcore.data.loader import Images
 from mimcore.errors import UserError
-from mimcore.evaluation.features import Pooling, ahead, batch_features
+from mimcore.evaluation.features import ahead, batch_features
+from mimcore.evaluation.task import Pooling
 from mimcore.models import families
 from mimcore.models.encoder import load
 
