@@ -42,6 +42,11 @@ def features(of: str, name: str) -> Path:
     return ARTIFACTS / "features" / of / name
 
 
+def prepared(name: str) -> Path:
+    """Folder of what an objective learned of a subset: OBJECTIVE-SUBSET-SEED, or the name of a run beside the grid."""
+    return ARTIFACTS / "prepared" / name
+
+
 def run(name: str) -> Path:
     """Folder of a run artifact."""
     return ARTIFACTS / "runs" / name

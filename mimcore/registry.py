@@ -57,6 +57,15 @@ def load(kind: Kind, name: str) -> ModuleType:
     return importlib.import_module(f"mimcore.{FOLDERS[kind].replace('/', '.')}.{name}")
 
 
+def defines(kind: Kind, name: str, function: str) -> bool:
+    """Whether a module has a function of this name, without importing the module (and torch).
+
+    Raises:
+        UserError: there is no such module.
+    """
+    return any(isinstance(line, ast.FunctionDef) and line.name == function for line in _body(kind, name))
+
+
 def constant(kind: Kind, name: str, variable: str) -> Any:
     """Read a literal that a module assigns, such as a task's ``NEEDS``, without importing the module (and torch).
 
@@ -64,13 +73,18 @@ def constant(kind: Kind, name: str, variable: str) -> Any:
         UserError: there is no such module.
         KeyError: the module assigns no such literal.
     """
-    known = names(kind)
-    if name not in known:
-        raise UserError(f"there is no {kind} called '{name}'; {nearest(name, known)}")
-    file = Path(__file__).parent / FOLDERS[kind] / f"{name}.py"
-    for line in ast.parse(file.read_text(encoding="utf-8")).body:
+    for line in _body(kind, name):
         if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
             targets = line.targets if isinstance(line, ast.Assign) else [line.target]
             if any(isinstance(target, ast.Name) and target.id == variable for target in targets):
                 return ast.literal_eval(line.value)
-    raise KeyError(f"{file} assigns no {variable}")
+    raise KeyError(f"the {kind} {name} assigns no {variable}")
+
+
+def _body(kind: Kind, name: str) -> list[ast.stmt]:
+    """The top level of a module, read off its source."""
+    known = names(kind)
+    if name not in known:
+        raise UserError(f"there is no {kind} called '{name}'; {nearest(name, known)}")
+    file = Path(__file__).parent / FOLDERS[kind] / f"{name}.py"
+    return ast.parse(file.read_text(encoding="utf-8")).body

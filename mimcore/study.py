@@ -18,32 +18,12 @@ from mimcore import registry
 from mimcore.definition import Definition, nearest, problems
 from mimcore.errors import UserError
 from mimcore.execution import Execution
+from mimcore.runs import Coordinates, Extra, Phase, in_order, phase_mistakes
 
 #: Blocks of named definitions; the study's list of each kind has the same name.
 KINDS = ("pools", "subsets", "models", "objectives", "schedules", "features", "tasks")
 NAME = re.compile(r"[A-Za-z0-9_]+")
 SEED = re.compile(r"s[0-9]+")
-
-
-class Coordinates(Definition):
-    """Where a run stands in the grid; the names of its definitions."""
-
-    objective: str
-    model: str
-    subset: str
-    schedule: str
-    seed: str
-
-    @property
-    def name(self) -> str:
-        """The run's name in DVC, on disk and in the report."""
-        return "-".join((self.objective, self.model, self.subset, self.schedule, self.seed))
-
-
-class Extra(Coordinates):
-    """A run beside the grid; DVC needs to be told the module of its objective."""
-
-    module: str
 
 
 class Grid(Definition):
@@ -63,6 +43,8 @@ class Grid(Definition):
     #: Tasks that work with the encoder itself.
     tasks: list[str]
     extra: dict[str, Extra] = Field(default_factory=dict)
+    #: Runs that follow a run, by name; DVC needs the line even where there is none.
+    phases: dict[str, Phase]
 
     @model_validator(mode="after")
     def _measured(self) -> "Grid":
@@ -110,7 +92,11 @@ class Study:
             ]
             wrong += [f"{kind}.{n}: {message}" for n, d in block.items() for message in _unkeyed(d or {})]
             definitions[kind] = {str(name): dict(options or {}) for name, options in block.items()}
-        wrong += problems(Grid, content.get("study") or {}, "study")
+        wrong += problems(Grid, {"phases": {}} | (content.get("study") or {}), "study")
+        if isinstance(content.get("study"), Mapping) and "phases" not in content["study"]:
+            wrong.append(
+                "study.phases: dvc.yaml reads it in every study; add the line 'phases: {}' to the block 'study'."
+            )
         wrong += problems(Execution, content.get("execution") or {}, "execution")
         if wrong:
             raise UserError(_list(file, wrong))
@@ -127,12 +113,25 @@ class Study:
 
     @property
     def runs(self) -> dict[str, Coordinates]:
-        """Every run of the study by its name: the grid, then the extra ones."""
+        """Every run of the study by its name: the grid, the extra ones, then the phases, each after the run it follows."""
         g = self.grid
         axes = itertools.product(g.objectives, g.models, g.subsets, g.schedules, g.seeds)
         keys = ("objective", "model", "subset", "schedule", "seed")
         grid = (Coordinates(**dict(zip(keys, names, strict=True))) for names in axes)
-        return {c.name: c for c in grid} | cast("dict[str, Coordinates]", self.grid.extra)
+        return {c.name: c for c in grid} | self.grid.extra | in_order(self.grid.phases)
+
+    @property
+    def prepared(self) -> dict[str, tuple[str, str, str]]:
+        """Objective, subset and seed of everything that is prepared, by its name: the grid's, then that of each run beside it."""
+        g = self.grid
+        found = {"-".join(names): names for names in itertools.product(g.objectives, g.subsets, g.seeds)}
+        beside = {**g.extra, **g.phases}
+        return found | {name: (at.objective, at.subset, at.seed) for name, at in beside.items()}
+
+    def prepared_for(self, run: str) -> str:
+        """The name of what is prepared for a run."""
+        at = self.runs[run]
+        return run if isinstance(at, Extra) else "-".join((at.objective, at.subset, at.seed))
 
     def options(self, kind: str, name: str) -> dict[str, Any]:
         """The declared options of a definition.
@@ -176,7 +175,7 @@ class Study:
         return str(self.options(kind, name).get("module", name))
 
     def declared_run(self, name: str) -> dict[str, Any]:
-        """Everything that is declared of a run, the pool's place aside.
+        """Everything that is declared of a run, the pool's place aside; of a phase, with that of the run that it follows.
 
         Raises:
             UserError: the study has no run of this name.
@@ -184,14 +183,17 @@ class Study:
         if name not in self.runs:
             raise UserError(f"{self.file}: the study has no run '{name}'; {nearest(name, self.runs)}")
         at = self.runs[name]
-        objective = self.options("objectives", at.objective)
         return {
-            "objective": {"module": self.module("objectives", at.objective)} | objective,
+            "objective": self.declared_objective(at.objective),
             "model": self.options("models", at.model),
             "schedule": self.options("schedules", at.schedule),
             "subset": {"name": at.subset} | self.options("subsets", at.subset),
             "seed": at.seed,
-        }
+        } | ({"use": at.use, "after": self.declared_run(at.after)} if isinstance(at, Phase) else {})
+
+    def declared_objective(self, name: str) -> dict[str, Any]:
+        """Everything that is declared of an objective."""
+        return {"module": self.module("objectives", name)} | self.options("objectives", name)
 
     def declared_task(self, name: str) -> dict[str, Any]:
         """Everything that is declared of a task or a probe."""
@@ -240,8 +242,15 @@ class Study:
                     where = f"subsets.{name}.overlap.pools.{i}"
                     yield f"{where}: '{pool}' is not among study.pools; {nearest(str(pool), self.grid.pools)}"
         for name, extra in self.grid.extra.items():
-            for sentence in self._extra_mistakes(name, extra):
+            for sentence in self._extra_mistakes(extra):
                 yield f"study.extra.{name}{sentence}"
+            if name != extra.name:
+                yield f"study.extra.{name}: a run's name is its coordinates; call it {extra.name}."
+        for name, phase in self.grid.phases.items():
+            for sentence in self._extra_mistakes(phase):
+                yield f"study.phases.{name}{sentence}"
+        others = {name: at for name, at in self.runs.items() if not isinstance(at, Phase)}
+        yield from (f"study.phases{sentence}" for sentence in phase_mistakes(self.grid.phases, others))
 
     def _misplaced(self) -> Iterator[str]:
         """Probes among the tasks and the other way round, and probes without their features."""
@@ -265,13 +274,11 @@ class Study:
             if name in self.grid.tasks:  # the images of both are written under their name
                 yield f"study.features.{i}: '{name}' is the name of a task as well; call the features by another."
 
-    def _extra_mistakes(self, name: str, extra: Extra) -> Iterator[str]:
+    def _extra_mistakes(self, extra: Extra) -> Iterator[str]:
         for key in ("objective", "model", "subset", "schedule"):
             value, known = getattr(extra, key), self.definitions[f"{key}s"]
             if value not in known:
                 yield f".{key}: there is no {key}s.{value}; {nearest(value, known)}"
-        if name != extra.name:
-            yield f": a run's name is its coordinates; call it {extra.name}."
         if extra.objective in self.definitions["objectives"]:
             module = self.module("objectives", extra.objective)
             if module != extra.module:

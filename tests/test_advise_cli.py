@@ -53,6 +53,7 @@ study:
   probes: [linear]
   tasks: []
   extra: {{}}  # odd runs
+  phases: {{}}
 fit: {{bootstrap: 100}}
 """
 TRUTH = np.array([0.4, 6.0, 0.35, 8.0, 0.4, 30.0, 0.1, 3.0, 1.5])

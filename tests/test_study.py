@@ -26,6 +26,7 @@ SMALL: dict[str, Any] = {
         "features": ["all"],
         "probes": ["linear"],
         "tasks": [],
+        "phases": {},
     },
 }
 

@@ -10,7 +10,8 @@ from mimcore import layout
 from mimcore.cli.base import ANSWER, PARAMS, Params, app
 from mimcore.cli.plan import _subset_images
 from mimcore.errors import UserError
-from mimcore.study import Coordinates, Study
+from mimcore.runs import Coordinates, Phase
+from mimcore.study import Study
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +100,8 @@ def forecast(law: Law = LAW, params: Params = PARAMS) -> None:
     total = 0
     for objective in dict.fromkeys(at.objective for at in study.runs.values()):
         fit, made = _fit(law, objective)
-        waiting = [at for name, at in study.runs.items() if at.objective == objective and name not in made]
+        ahead = {name: at for name, at in study.runs.items() if at.objective == objective and name not in made}
+        waiting = [at for at in ahead.values() if not isinstance(at, Phase)]  # a law of first runs says nothing of them
         if waiting:
             total += _foresee(study, fit, waiting, counter)
     print(f"{layout.FORECASTS}: {total} forecasts added." if total else "Every run of the study is made or forecast.")

@@ -102,7 +102,7 @@ def _stages(study: Study) -> "Iterator[Stage]":
         yield Stage("examples", f"examples{beside}@{name}", indexed)
     last = []
     for name, at in study.runs.items():
-        beside = "-extra" if name in grid.extra else ""
+        beside = "-extra" if name in grid.extra else "-phase" if name in grid.phases else ""
         declared = study.declared_run(name)
         drawn = (f"sample@{at.subset}-{at.seed}",)
         images = _subset_images(study, at.subset, at.seed)

@@ -2,13 +2,37 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from mimcore import layout
 from mimcore.cli.base import PARAMS, WORK, Params, RunName, app
+from mimcore.definition import nearest
+from mimcore.errors import UserError
 from mimcore.launch import launch, launched, rank
 from mimcore.study import Study
+
+
+@app.command(rich_help_panel=WORK)
+def prepare(
+    name: Annotated[
+        str, typer.Argument(help="OBJECTIVE-SUBSET-SEED, or the name of an extra run or a phase.", metavar="NAME")
+    ],
+    params: Params = PARAMS,
+) -> None:
+    """Let an objective learn of a subset what it needs before a run, such as a vocabulary."""
+    from mimcore.artifacts import Provenance
+    from mimcore.sampling.prepare import prepare as work
+
+    study = Study.read(params)
+    if name not in study.prepared:
+        raise UserError(f"{params}: the study prepares no '{name}'; {nearest(name, study.prepared)}")
+    objective, subset, seed = study.prepared[name]
+    options, output = study.declared_objective(objective), layout.prepared(name)
+    with Provenance(layout.provenance(output), f"prepare {name}", options, {"subset": f"{subset}-{seed}"}):
+        learns = work(objective, options, layout.subset(subset, seed), output)
+    print(f"{name}: prepared." if learns else f"{name}: '{options['module']}' has nothing to prepare.")
 
 
 @app.command(rich_help_panel=WORK)

@@ -42,6 +42,7 @@ LOADS = {
     "index": "mimcore.data.index",
     "sample": "mimcore.sampling.draw",
     "examples": "mimcore.sampling.examples",
+    "prepare": "mimcore.sampling.prepare",
     "pretrain": "mimcore.training.pretrain, torch._dynamo",  # which torch's optimisers load
     "features": "mimcore.evaluation.extract",
     "features-floor": "mimcore.evaluation.extract",

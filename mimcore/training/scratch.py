@@ -18,6 +18,7 @@ OUTSIDE = {
         "__main__",
         "cli",
         "study",
+        "runs",
         "layout",
         "explain",
         "setaside",

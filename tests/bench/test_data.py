@@ -47,6 +47,7 @@ STUDY: dict[str, Any] = {
         "features": ["all"],
         "probes": ["knn"],
         "tasks": [],
+        "phases": {},
     },
     "execution": {"device": "cpu", "threads": 1, "workers": 1},
 }

@@ -8,7 +8,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: Ours, but no stage's dependency: they translate, and what they hand over is a parameter, or changes no result.
 TRANSLATORS = {
-    *(f"mimcore/{name}.py" for name in ("study", "__main__", "layout", "explain", "progress", "execution", "launch")),
+    *(
+        f"mimcore/{name}.py"
+        for name in ("study", "runs", "__main__", "layout", "explain", "progress", "execution", "launch")
+    ),
     *(str(file.relative_to(ROOT)) for file in (ROOT / "mimcore/cli").glob("*.py")),
 }
 

@@ -40,6 +40,7 @@ PARAMS: dict[str, Any] = {
         "probes": ["linear"],
         "tasks": ["detection"],
         "extra": {},
+        "phases": {},
     },
     "fit": {"bootstrap": 200},
     "execution": {"device": "cpu", "threads": 1, "workers": 0},

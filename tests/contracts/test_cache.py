@@ -11,10 +11,13 @@ import pytest
 import scratch_pipeline
 from scratch_pipeline import PARAMS, Pipeline
 
+from mimcore.study import Study
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # of DVC's own libraries
 
 RUNS = [f"mae-{model}-{subset}-short-s0" for model in ("tiny", "small") for subset in ("n16", "n64")]
 MODELS = ("tiny", "small")
+PREPARE = [f"prepare@mae-{subset}-s0" for subset in ("n16", "n64")]
 PRETRAIN = [f"pretrain@{run}" for run in RUNS]
 EVALUATE = [f"evaluate@{run}-detection" for run in RUNS]
 FLOORS = [f"floor@{model}-detection" for model in MODELS]
@@ -30,7 +33,7 @@ OWN = {
     "pools.digits": ["check", "index@digits"],
     **{f"subsets.{n}": [*COLLECT, f"sample@{n}-s0"] for n in ("n16", "n64")},
     **{f"models.{model}": [*COLLECT, *[s for s in OF_MODELS if f"{model}-" in s]] for model in MODELS},
-    "objectives.mae": [*COLLECT, *PRETRAIN],
+    "objectives.mae": [*COLLECT, *PREPARE, *PRETRAIN],
     "schedules.short": [*COLLECT, *PRETRAIN],
     "features.all": [*COLLECT, "examples-features@all", *FEATURES],
     "tasks.linear": [*COLLECT, *PROBES],
@@ -182,7 +185,7 @@ def artifacts(root: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("mimcore/objectives/mae.py", PRETRAIN),
+        ("mimcore/objectives/mae.py", [*PREPARE, *PRETRAIN]),
         ("mimcore/objectives/another.py", []),
         ("mimcore/evaluation/linear.py", PROBES),
         ("mimcore/evaluation/detection.py", ["examples@detection", *EVALUATE, *FLOORS]),
@@ -201,8 +204,9 @@ def artifacts(root: Path) -> dict[str, bytes]:
         ("mimcore/sampling/strategies/random.py", ["sample@n16-s0", "sample@n64-s0"]),
         ("mimcore/sampling/examples.py", ["examples-features@all", "examples@detection"]),
         ("mimcore/training/schedule.py", PRETRAIN),
-        ("mimcore/models/decoder.py", PRETRAIN),
-        ("mimcore/models/encoder.py", [*PRETRAIN, *FEATURES, *EVALUATE, *FLOORS]),
+        ("mimcore/sampling/prepare.py", PREPARE),
+        ("mimcore/models/decoder.py", [*PREPARE, *PRETRAIN]),
+        ("mimcore/models/encoder.py", [*PREPARE, *PRETRAIN, *FEATURES, *EVALUATE, *FLOORS]),
         ("mimcore/cli/scaling.py", []),
         ("mimcore/study.py", []),
         ("mimcore/layout.py", []),
@@ -240,13 +244,68 @@ def test_a_run_beside_the_grid_depends_on_the_module_it_names(pipeline: Pipeline
     at = {"objective": "mae60", "module": "mae", "model": "tiny", "subset": "n16", "schedule": "short", "seed": "s0"}
     pipeline.set("objectives.mae60", {"module": "mae", "mask_ratio": 0.6})
     pipeline.set("study.extra", {name: at})
-    extra = {f"pretrain-extra@{name}", f"features-extra@{name}-all", f"probe-extra@{name}-linear"}
+    extra = {
+        f"prepare-extra@{name}",
+        f"pretrain-extra@{name}",
+        f"features-extra@{name}-all",
+        f"probe-extra@{name}-linear",
+    }
     extra |= {f"evaluate-extra@{name}-detection"}
     assert set(pipeline.repro()) == {"check", "collect", "fit", "report", *extra}
     with pipeline.edited("mimcore/objectives/mae.py"):
-        assert pipeline.stale() == {"check", f"pretrain-extra@{name}", *PRETRAIN}
+        beside = {f"prepare-extra@{name}", f"pretrain-extra@{name}"}
+        assert pipeline.stale() == {"check", *beside, *PREPARE, *PRETRAIN}
     pipeline.set("objectives.mae60.mask_ratio", 0.5)
-    assert pipeline.stale() == {"check", "collect", f"pretrain-extra@{name}"}
+    assert pipeline.stale() == {"check", "collect", *beside}
+
+
+FIRST = "mae-tiny-n16-short-s0"
+SECOND = "pix-tiny-n64-short-s0-after-mae-n16-short"
+THIRD = f"mae-tiny-n16-short-s0-after-{SECOND.replace('tiny-', '').replace('-s0', '')}"
+
+
+def with_phases(pipeline: Pipeline) -> None:
+    """A phase, and a phase after that."""
+    at = {"module": "mae", "model": "tiny", "schedule": "short", "seed": "s0"}
+    pipeline.set("objectives.pix", {"module": "mae", "norm_pix_loss": False})
+    phases = {
+        SECOND: at | {"objective": "pix", "subset": "n64", "after": FIRST, "use": "weights"},
+        THIRD: at | {"objective": "mae", "subset": "n16", "after": SECOND, "use": "teacher"},
+    }
+    pipeline.set("study.phases", phases)
+    Study.read(pipeline.root / "params.yaml")
+
+
+def stages_of(phase: str) -> set[str]:
+    measured = {f"features-phase@{phase}-all", f"probe-phase@{phase}-linear", f"evaluate-phase@{phase}-detection"}
+    return {f"pretrain-phase@{phase}", *measured}
+
+
+def test_a_phase_runs_again_where_it_or_what_it_follows_changes(pipeline: Pipeline) -> None:
+    with_phases(pipeline)
+    prepared = {f"prepare-phase@{name}" for name in (SECOND, THIRD)}
+    ran = pipeline.repro()
+    assert set(ran) == {"check", "collect", "fit", "report", *prepared, *stages_of(SECOND), *stages_of(THIRD)}
+    assert ran.index(f"pretrain-phase@{SECOND}") < ran.index(f"pretrain-phase@{THIRD}")
+    kept = pipeline.params()
+    own = {f"prepare-phase@{SECOND}", f"pretrain-phase@{SECOND}"}
+    changes: list[tuple[str, Any, set[str]]] = [
+        ("objectives.pix.norm_pix_loss", True, own),
+        (f"study.phases.{SECOND}.use", "teacher", own - prepared),
+        (f"study.phases.{SECOND}.after", "mae-tiny-n64-short-s0", own - prepared),
+    ]
+    for field, value, stages in changes:  # neither the run before it, nor, as yet, the phase after it
+        pipeline.set(field, value)
+        assert pipeline.stale() == {"check", "collect", *stages}, field
+        assert sorted(pipeline.repro(*sorted(stages))) == sorted(stages), "none was restored from the run-cache"
+        assert f"pretrain-phase@{THIRD}" in pipeline.stale(), field
+        (pipeline.root / "params.yaml").write_text(json.dumps(kept, indent=1))
+        assert pipeline.repro(*sorted(stages)) == []
+    pipeline.set("models.tiny.depth", 3)
+    assert {f"pretrain@{FIRST}", f"pretrain-phase@{SECOND}", f"pretrain-phase@{THIRD}"} <= pipeline.stale()
+    (pipeline.root / "params.yaml").write_text(json.dumps(kept, indent=1))
+    assert f"pretrain-phase@{SECOND}" in downstream(pipeline, [f"pretrain@{FIRST}"])
+    assert f"probe-phase@{THIRD}-linear" in downstream(pipeline, [f"pretrain@{FIRST}"])
 
 
 def test_a_worktree_with_the_same_cache_runs_nothing_and_stays_apart(pipeline: Pipeline, tmp_path: Path) -> None:

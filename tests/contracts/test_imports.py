@@ -28,7 +28,8 @@ MAY = {
     "setaside": set(),
     "layout": set(),
     "explain": set(),
-    "study": {"models", "sampling", "scaling", "training", "evaluation"},
+    "runs": set(),
+    "study": {"models", "runs", "sampling", "scaling", "training", "evaluation"},
     **{name: set() for name in GROUND},
 }
 FILES = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "mimcore").rglob("*.py"))
@@ -37,6 +38,7 @@ STAGES = (
         "index",
         "sample",
         "examples",
+        "prepare",
         "pretrain",
         "extract",
         "extract-floor",

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of DVC's own libraries
 FINDS: dict[str, registry.Kind] = {
     "index": "format",
     "sample": "strategy",
+    "prepare": "objective",
     "pretrain": "objective",
     "probe": "probe",
     "probe-floor": "probe",
@@ -29,6 +30,8 @@ FINDS: dict[str, registry.Kind] = {
 }
 #: What a stage of this name reads a constant of, without importing it.
 READS: dict[str, registry.Kind] = {"examples": "task"}
+#: A folder that a stage of this name declares whole, though today's modules do not reach all of it.
+WHOLE = {"prepare": "mimcore/models/"}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,8 @@ def found_by_name(stage: PipelineStage, study: Study) -> set[str]:
     known = modules(FINDS[verb])
     if FINDS[verb] in ("task", "probe"):
         return {known[study.module("tasks", arguments[-1])]}
+    if verb == "prepare":
+        return {known[study.module("objectives", study.prepared[arguments[0]][0])]}
     if FINDS[verb] == "objective":
         return {known[study.module("objectives", study.runs[arguments[0]].objective)]}
     return set(known.values())  # a folder is declared: any may be named
@@ -102,7 +107,8 @@ def test_what_is_declared_is_reached_by_some_instance(stages: list[PipelineStage
             templates = {
                 f"{Path(file).parent}/{path.name}" for file in reached for path in (ROOT / file).parent.glob("*.j2")
             }
-            assert files - reached - templates == set(), verb
+            unreached = files - reached - templates
+            assert {file for file in unreached if not file.startswith(WHOLE.get(verb, "/"))} == set(), verb
 
 
 def test_templates_are_declared(stages: list[PipelineStage]) -> None:
@@ -141,6 +147,7 @@ def outputs(study: Study) -> dict[str, set[Path]]:
         "index": {layout.index(pool) for pool in grid.pools},
         "sample": {layout.subset(subset, seed) for subset in grid.subsets for seed in grid.seeds},
         "examples": {layout.examples(name) for name in (*grid.features, *grid.tasks)},
+        "prepare": {layout.prepared(name) for name in study.prepared},
         "pretrain": {layout.run(run) for run in study.runs},
         "extract": {layout.features(run, name) for run in study.runs for name in grid.features},
         "extract-floor": {layout.features(model, name) for model in grid.models for name in grid.features},

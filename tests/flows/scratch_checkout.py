@@ -63,6 +63,7 @@ study:
   features: [all]
   probes: [linear]
   tasks: []
+  phases: {}
 fit: {}
 execution: {}
 """

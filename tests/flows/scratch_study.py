@@ -31,6 +31,7 @@ PARAMS: dict[str, Any] = {
         "features": ["all"],
         "probes": ["linear"],
         "tasks": [],
+        "phases": {},
     },
     "fit": {"bootstrap": 100},
 }

@@ -62,6 +62,7 @@ STUDY: dict[str, Any] = {
         "probes": ["knn"],
         "tasks": [],
         "extra": {},
+        "phases": {},
     },
     "fit": {"bootstrap": 100},
     "execution": {"device": "cpu", "threads": 1, "workers": 0},

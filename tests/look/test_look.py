@@ -37,7 +37,7 @@ STUDY: dict[str, Any] = {
     "tasks": {"knn": {"features": "all"}},
     "study": {
         **{"pools": ["photos"], "subsets": ["best"], "models": ["tiny"], "objectives": ["mae"], "schedules": ["short"]},
-        **{"seeds": ["s0"], "features": ["all"], "probes": ["knn"], "tasks": []},
+        **{"seeds": ["s0"], "features": ["all"], "probes": ["knn"], "tasks": [], "phases": {}},
     },
 }
 

@@ -60,6 +60,7 @@ STUDY: dict[str, Any] = {
         "probes": ["knn", "linear"],
         "tasks": [],
         "extra": {"mae-nano-n64-longer-s0": EXTRA},
+        "phases": {},
     },
     "fit": {"bootstrap": 100},
     "execution": {"device": "cpu", "threads": 1, "workers": 0},
@@ -88,7 +89,8 @@ print(json.dumps({stage.cmd: [dep.def_path for dep in stage.deps] for stage in R
 
 #: They translate or only show; what they hand over is a parameter.
 TRANSLATORS = {
-    f"mimcore/{name}.py" for name in ("study", "layout", "explain", "progress", "execution", "lifetime", "__main__")
+    f"mimcore/{name}.py"
+    for name in ("study", "runs", "layout", "explain", "progress", "execution", "lifetime", "__main__")
 }
 #: Loaded by ``study.py`` in every stage, whether its own work uses them or not: what the code imports tells that.
 TRANSLATORS |= {"mimcore/definition.py", "mimcore/registry.py"}
