@@ -111,8 +111,8 @@ def _tell(progress: Progress, subject: str, phase: str, done: int, total: int) -
 
 
 def _described(task: ModuleType, values: Mapping[str, Value]) -> dict[str, dict[str, Any]]:
-    """Put each value beside what its metric means."""
-    headline = next(iter(task.METRICS))
+    """Put each value beside what its metric means; the first of the task's metrics that there is, is the headline."""
+    headline = next(name for name in task.METRICS if name in values)
     return {
         name: asdict(value) | {"higher_is_better": task.METRICS[name].higher_is_better, "headline": name == headline}
         for name, value in values.items()

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from mimcore.errors import UserError
 from mimcore.evaluation.frozen import Frozen, ProbeConfig
+from mimcore.evaluation.logistic import fit, logits, standardize
 from mimcore.evaluation.task import Context, Metric, Needs, Value, accuracy, class_count, labels_of
 
 METRICS = {
@@ -41,52 +42,6 @@ class Config(ProbeConfig):
         if not value or min(value) <= 0:
             raise ValueError("at least one penalty, each above 0, is needed")
         return value
-
-
-def standardize(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Give each feature the training images' zero mean and unit variance; constant features become zero."""
-    mean, std = train.mean(dim=0), train.std(dim=0, correction=0)
-    scale = torch.where(std > 1e-6, 1 / std.clamp(min=1e-6), 0)
-    return (train - mean) * scale, (test - mean) * scale
-
-
-def fit(features: Tensor, labels: Tensor, l2: float, start: Tensor, max_iterations: int) -> Tensor:
-    """Minimise mean cross-entropy + l2 / 2 * |weights|^2 by L-BFGS (the bias is free).
-
-    Args:
-        features: float32 ``(N, D)``.
-        labels: int64 ``(N,)``.
-        l2: the penalty.
-        start: ``(D + 1, C)``, weights and, last, bias.
-        max_iterations: of L-BFGS.
-
-    Returns:
-        ``(D + 1, C)``, weights and, last, bias.
-    """
-    solution = start.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [solution],
-        max_iter=max_iterations,
-        max_eval=2 * max_iterations,
-        history_size=10,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-7,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(logits(features, solution), labels) + l2 / 2 * solution[:-1].square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return solution.detach()
-
-
-def logits(features: Tensor, solution: Tensor) -> Tensor:
-    """Scores ``(N, C)`` of features ``(N, D)`` under weights and bias ``(D + 1, C)``."""
-    return torch.addmm(solution[-1], features, solution[:-1])
 
 
 def choose(features: Tensor, labels: Tensor, classes: int, config: Config, seed: int) -> float:

@@ -119,5 +119,13 @@ def frozen(subject, data, folder, **options) -> Frozen:
     return Frozen(parts[0], parts[1], data.classes, data.box_classes)
 
 
+def vectors(count, labels, seed, width=8, columns=None) -> Split:
+    """Features around a centre for each label, with noise, in the place of an encoder's."""
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(int(max(labels)) + 1, width))
+    numbers = (2 * centres[labels] + random.normal(size=(count, width))).astype(np.float32)
+    return Split(pa.table({"label": pa.array(labels, pa.int64())} | (columns or {})), {"mean": numbers})
+
+
 def context(folder: Path, seed=0, **others) -> Context:
     return Context(device=torch.device("cpu"), seed=seed, folder=folder, where="tasks.t", **others)

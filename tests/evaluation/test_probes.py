@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from mimcore.errors import UserError
-from mimcore.evaluation import knn, linear
+from mimcore.evaluation import knn, linear, logistic
 from mimcore.evaluation.features import Pixels
 from mimcore.evaluation.task import Data, accuracy
 
@@ -42,11 +42,11 @@ def test_more_neighbours_than_images_are_refused(tmp_path):
 @pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-3])
 def test_the_probe_is_scikit_learns_logistic_regression(l2):
     labels = np.random.default_rng(0).integers(0, 4, 400)
-    x, _ = linear.standardize(table(400, labels, 10), torch.zeros(1, 10))
-    solution = linear.fit(x, torch.tensor(labels), l2, torch.zeros(11, 4), 500)
+    x, _ = logistic.standardize(table(400, labels, 10), torch.zeros(1, 10))
+    solution = logistic.fit(x, torch.tensor(labels), l2, torch.zeros(11, 4), 500)
     peer = LogisticRegression(C=1 / (l2 * 400), tol=1e-8, max_iter=2000).fit(x.double().numpy(), labels)
     expected = peer.predict_proba(x.double().numpy())
-    np.testing.assert_allclose(linear.logits(x, solution).softmax(1).numpy(), expected, atol=2e-3)
+    np.testing.assert_allclose(logistic.logits(x, solution).softmax(1).numpy(), expected, atol=2e-3)
 
 
 def test_the_penalty_is_strong_for_noise_and_weak_for_a_clean_rule():
@@ -58,7 +58,7 @@ def test_the_penalty_is_strong_for_noise_and_weak_for_a_clean_rule():
 
 
 def test_standardising_leaves_constant_features_at_zero():
-    train, test = linear.standardize(torch.tensor([[1.0, 5], [3, 5]]), torch.tensor([[2.0, 9]]))
+    train, test = logistic.standardize(torch.tensor([[1.0, 5], [3, 5]]), torch.tensor([[2.0, 9]]))
     assert train.tolist() == [[-1, 0], [1, 0]]
     assert test.tolist() == [[0, 0]]
 
