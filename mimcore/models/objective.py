@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 #: A row for each image: one tensor, or several by name.
@@ -77,6 +79,14 @@ class Trained(nn.Module):
         It is called in a thread beside the training, and is a function of the rows alone.
         """
         return {}
+
+    def copies(self, rows: pa.Table) -> NDArray[np.float64] | None:
+        """How often each of N images is shown in an epoch, on average, float64 ``(N,)``; None for once each.
+
+        Args:
+            rows: ``columns`` of the whole subset.
+        """
+        return None
 
     def after_step(self, step: int, steps: int) -> None:
         """Change what follows the weights, such as a running average of them.

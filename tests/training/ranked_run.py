@@ -1,7 +1,7 @@
 """A small run as a program, for ``mimcore.launch``: ``ranked_run.py ROOT NAME OPTIONS``, the options as JSON.
 
-``schedule`` and ``execution`` are options of these; ``signal`` and ``at`` say which signal ``rank`` sends itself before it
-takes that step, once; ``pause`` slows each step down, in seconds.
+``schedule`` and ``execution`` are options of these, ``objective`` is another objective; ``signal`` and ``at`` say which
+signal ``rank`` sends itself before it takes that step, once; ``pause`` slows each step down, in seconds.
 """
 
 import json
@@ -34,6 +34,7 @@ def main(root: Path, name: str, options: dict[str, Any]) -> None:
 
     loop.train_step = disturbed
     declared = small_run.definition(**options.get("schedule", {}))
+    declared["objective"] = options.get("objective", declared["objective"])
     trained = small_run.train(root, name, declared, **options.get("execution", {}))
     if os.environ.get("RANK", "0") == "0":
         (root / f"{name}.told.json").write_text(json.dumps(trained.told))
