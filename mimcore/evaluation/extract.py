@@ -11,6 +11,7 @@ from mimcore.evaluation.job import Job, about
 from mimcore.evaluation.run import data_of, floors
 from mimcore.models import encoder as encoders
 from mimcore.models.encoder import Encoder
+from mimcore.models.text import DESCRIPTION, load_projection
 
 
 def extract_run(run_name: str, run: Path, job: Job) -> None:
@@ -50,12 +51,14 @@ def _write(subjects: Mapping[str, Encoder | Pixels], job: Job, record: Provenanc
     data = data_of(job, next(iter(subjects.values())))
     record.record |= {"resolved": {"features": config.model_dump(mode="json")}} | about(job)
     parts = {"train": data.train, "test": data.test}
+    # Runs without a text tower have no description of one.
+    projection = load_projection(run) if run is not None and (run / DESCRIPTION).is_file() else None
     arrays: dict[str, str] = {}
     with directory(job.output) as folder:
         for name, subject in subjects.items():
             context = job.context(name, where, "", folder, run)
             for part, images in parts.items():
-                batches = extract(subject, images, config, context)
+                batches = extract(subject, images, config, context, projection)
                 arrays |= write_arrays(folder, f"{name}-{part}", len(images), batches)
         card = {"definition": dict(job.definition), "classes": data.classes, "box_classes": data.box_classes}
         write_rows(folder, {part: images.rows for part, images in parts.items()}, card | {"arrays": arrays})

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from mimcore.errors import UserError
-from mimcore.evaluation.frozen import Frozen, ProbeConfig
+from mimcore.evaluation.frozen import Frozen, PooledConfig
 from mimcore.evaluation.logistic import fit, logits, standardize
 from mimcore.evaluation.task import Context, Metric, Needs, Value, class_count, labels_of, seed_number
 
@@ -24,7 +24,7 @@ PIXELS = True
 NEEDS: Needs = "labels"
 
 
-class Config(ProbeConfig):
+class Config(PooledConfig):
     """Options of few-shot classification."""
 
     #: Images of each class: those of Singh et al. 2023, table 1.

@@ -27,6 +27,11 @@ class ProbeConfig(Definition):
 
     #: Name of the features that it trains and tests on.
     features: str
+
+
+class PooledConfig(ProbeConfig):
+    """Options of a probe that takes an encoder's tokens as one feature."""
+
     #: ``mean`` over the patches or the class token, ``cls``; raw pixels are taken whole.
     pooling: Pooling = "mean"
 

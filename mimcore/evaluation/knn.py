@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mimcore.errors import UserError
-from mimcore.evaluation.frozen import Frozen, ProbeConfig
+from mimcore.evaluation.frozen import Frozen, PooledConfig
 from mimcore.evaluation.task import Context, Metric, Needs, Value, accuracy, class_count, labels_of
 
 METRICS = {"top1": Metric("Top-1 accuracy of nearest neighbours")}
@@ -14,7 +14,7 @@ PIXELS = True
 NEEDS: Needs = "labels"
 
 
-class Config(ProbeConfig):
+class Config(PooledConfig):
     """Options of the nearest-neighbour classifier."""
 
     #: Neighbours that vote; 20 is the best of DINO's (Caron et al. 2021, appendix F.1; Wu et al. took 200).

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mimcore.errors import UserError
-from mimcore.evaluation.frozen import Frozen, ProbeConfig
+from mimcore.evaluation.frozen import Frozen, PooledConfig
 from mimcore.evaluation.logistic import fit, logits, standardize
 from mimcore.evaluation.task import Context, Metric, Needs, Value, accuracy, class_count, labels_of
 
@@ -26,7 +26,7 @@ PIXELS = True
 NEEDS: Needs = "labels"
 
 
-class Config(ProbeConfig):
+class Config(PooledConfig):
     """Options of the linear probe."""
 
     #: Penalties to choose from: l2 / 2 times the squared norm of the weights is added to the mean cross-entropy.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mimcore.errors import UserError
-from mimcore.evaluation.frozen import Frozen, ProbeConfig, Split
+from mimcore.evaluation.frozen import Frozen, PooledConfig, Split
 from mimcore.evaluation.logistic import fit, logits, standardize
 from mimcore.evaluation.task import Context, Metric, Needs, Value
 
@@ -27,7 +27,7 @@ NEEDS: Needs = "tags"
 RESAMPLES = 100
 
 
-class Config(ProbeConfig):
+class Config(PooledConfig):
     """Options of multi-label classification."""
 
     #: What is true of an image: its ``tags``, or the classes of its boxes (as Pascal VOC and COCO are used).

@@ -70,7 +70,11 @@ def tokens(module: Module, images: Tensor) -> tuple[Tensor | None, Tensor]:
     Returns:
         the class token, ``(B, D)``, or None where it has none; what is said of each place, ``(B, N, D)`` row by row.
     """
-    features: Tensor = module.forward_features(images)
+    return split(module, module.forward_features(images))
+
+
+def split(module: Module, features: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Class token and patches of what timm's ``forward_features`` gave; as ``tokens``."""
     if isinstance(module, Hierarchical):  # timm gives (B, H, W, D)
         return None, features.flatten(1, 2)
     return (features[:, 0] if has_class_token(module) else None), features[:, module.num_prefix_tokens :]

@@ -69,7 +69,7 @@ def probed(place, task, output="out", **options):
 
 def test_the_tasks_and_probes_are_these():
     assert registry.names("task") == ["detection", "finetune"]
-    assert registry.names("probe") == ["fewshot", "knn", "linear", "multilabel"]
+    assert registry.names("probe") == ["fewshot", "knn", "linear", "multilabel", "zeroshot"]
     for kind in ("task", "probe"):
         for name in registry.names(kind):
             module = registry.load(kind, name)
