@@ -8,14 +8,11 @@ CLIP, Radford et al. 2021, appendix A.3). Numbers are a little below those of a 
 
 import math
 
-import torch
-from pydantic import Field, field_validator
-from torch import Tensor
 from torch.nn import functional as F
 
 from mimcore.errors import UserError
 from mimcore.evaluation.frozen import Frozen, PooledConfig
-from mimcore.evaluation.logistic import fit, logits, standardize
+from mimcore.evaluation.logistic import LogisticOptions, choose, fit, logits, standardize
 from mimcore.evaluation.task import Context, Metric, Needs, Value, accuracy, class_count, labels_of
 
 METRICS = {
@@ -26,44 +23,8 @@ PIXELS = True
 NEEDS: Needs = "labels"
 
 
-class Config(PooledConfig):
+class Config(PooledConfig, LogisticOptions):
     """Options of the linear probe."""
-
-    #: Penalties to choose from: l2 / 2 times the squared norm of the weights is added to the mean cross-entropy.
-    l2: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-    #: Share of the training images that the penalty is chosen on; the final fit has all of them.
-    held_out_fraction: float = Field(0.2, gt=0, lt=1)
-    #: Iterations of L-BFGS for each penalty; it ends earlier once it has converged.
-    max_iterations: int = Field(200, ge=1)
-
-    @field_validator("l2")
-    @classmethod
-    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or min(value) <= 0:
-            raise ValueError("at least one penalty, each above 0, is needed")
-        return value
-
-
-def choose(features: Tensor, labels: Tensor, classes: int, config: Config, seed: int) -> float:
-    """Choose the penalty with the least cross-entropy on a held-out part of the training images.
-
-    Penalties are tried from strong to weak, each from the solution before it, until the held-out loss rises:
-    it has one minimum along the path, and the weak penalties past it take longest to fit.
-    """
-    if len(config.l2) == 1:
-        return config.l2[0]
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
-    cut = max(1, round(len(labels) * config.held_out_fraction))
-    held, kept = order[:cut], order[cut:]
-    solution = features.new_zeros(features.shape[1] + 1, classes)
-    best, best_loss = math.nan, math.inf
-    for l2 in sorted(config.l2, reverse=True):
-        solution = fit(features[kept], labels[kept], l2, solution, config.max_iterations)
-        loss = float(F.cross_entropy(logits(features[held], solution), labels[held]))
-        if loss >= best_loss:
-            break
-        best, best_loss = l2, loss
-    return best
 
 
 def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value]:

@@ -5,18 +5,17 @@ self-supervised visual representation learning', section 4.1, with support vecto
 under the steps of precision over recall, without interpolation.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from mimcore.errors import UserError
 from mimcore.evaluation.frozen import Frozen, PooledConfig, Split
-from mimcore.evaluation.logistic import fit, logits, standardize
+from mimcore.evaluation.logistic import LogisticOptions, choose, fit, logits, standardize
 from mimcore.evaluation.task import Context, Metric, Needs, Value
 
 METRICS = {"map": Metric("Mean average precision over tags")}
@@ -27,26 +26,13 @@ NEEDS: Needs = "tags"
 RESAMPLES = 100
 
 
-class Config(PooledConfig):
+class Config(PooledConfig, LogisticOptions):
     """Options of multi-label classification."""
 
     #: What is true of an image: its ``tags``, or the classes of its boxes (as Pascal VOC and COCO are used).
     column: str = Field("tags", pattern="^(tags|box_labels)$")
     #: A tag counts that so many training images, and at least one test image, have.
     min_images: int = Field(10, ge=1)
-    #: Penalties to choose from: l2 / 2 times the squared norm of the weights is added to the mean loss.
-    l2: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
-    #: Share of the training images that the penalty is chosen on; the final fit has all of them.
-    held_out_fraction: float = Field(0.2, gt=0, lt=1)
-    #: Iterations of L-BFGS for each penalty; it ends earlier once it has converged.
-    max_iterations: int = Field(200, ge=1)
-
-    @field_validator("l2")
-    @classmethod
-    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or min(value) <= 0:
-            raise ValueError("at least one penalty, each above 0, is needed")
-        return value
 
 
 def average_precision(scores: np.ndarray, hits: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -108,7 +94,7 @@ def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value
         )
     train, test = standardize(*features.pooled(config.pooling, context.device, context.where))
     targets = multi_hot(features.train, config.column, names).to(train.device)
-    l2 = _choose(train, targets, config, context.seed)
+    l2 = choose(train, targets, len(names), config, context.seed, _loss)
     solution = fit(train, targets, l2, train.new_zeros(train.shape[1] + 1, len(names)), config.max_iterations, _loss)
     scores = logits(test, solution).cpu().double().numpy()
     hits = multi_hot(features.test, config.column, names).numpy() > 0
@@ -132,21 +118,3 @@ def _names(features: Frozen, config: Config) -> list[object]:
     return sorted(
         (tag for tag, images in counts[0].items() if images >= config.min_images and tag in counts[1]), key=str
     )
-
-
-def _choose(features: Tensor, targets: Tensor, config: Config, seed: int) -> float:
-    """The penalty with the least loss on a held-out part of the training images, tried from strong to weak until it rises."""
-    if len(config.l2) == 1:
-        return config.l2[0]
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed)).to(targets.device)
-    cut = max(1, round(len(targets) * config.held_out_fraction))
-    held, kept = order[:cut], order[cut:]
-    solution = features.new_zeros(features.shape[1] + 1, targets.shape[1])
-    best, least = max(config.l2), math.inf
-    for l2 in sorted(config.l2, reverse=True):
-        solution = fit(features[kept], targets[kept], l2, solution, config.max_iterations, _loss)
-        loss = float(_loss(logits(features[held], solution), targets[held]))
-        if loss >= least:
-            break
-        best, least = l2, loss
-    return best

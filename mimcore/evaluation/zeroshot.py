@@ -82,10 +82,8 @@ def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value
     names = config.names or features.classes
     if not names:
         raise UserError(f"{context.where}.names: the pool does not name its classes; give their names here.")
-    if len(names) < class_count(features, context.where):
-        raise UserError(
-            f"{context.where}.names: there are {len(names)} names, and labels up to {class_count(features, context.where) - 1}."
-        )
+    if len(names) < (labels := class_count(features, context.where)):
+        raise UserError(f"{context.where}.names: there are {len(names)} names, and labels up to {labels - 1}.")
     tower = load_text(context.run).to(context.device)
     texts = prompts(names, config.templates)
     parts = []

@@ -53,8 +53,8 @@ def test_the_penalty_is_strong_for_noise_and_weak_for_a_clean_rule():
     config = linear.Config(features="x")
     features = torch.randn(300, 40, generator=torch.Generator().manual_seed(0))
     noise = torch.randint(0, 3, (300,), generator=torch.Generator().manual_seed(1))
-    assert linear.choose(features, noise, 3, config, 0) == 1.0
-    assert linear.choose(features, features[:, :3].argmax(1), 3, config, 0) <= 1e-2
+    assert logistic.choose(features, noise, 3, config, 0) == 1.0
+    assert logistic.choose(features, features[:, :3].argmax(1), 3, config, 0) <= 1e-2
 
 
 def test_standardising_leaves_constant_features_at_zero():
