@@ -36,7 +36,7 @@ def test_every_corruption_changes_images_of_any_shape_and_is_the_same_again(name
 
 @pytest.mark.parametrize(
     "name",
-    ["gaussian_noise", "shot_noise", "impulse_noise", "fog", "brightness", "contrast", "zoom_blur", "motion_blur"],
+    ["gaussian_noise", "shot_noise", "impulse_noise", "brightness", "contrast", "zoom_blur", "motion_blur"],
 )
 @pytest.mark.parametrize("side", [32, 80])
 def test_more_is_more(name, side):
