@@ -23,10 +23,10 @@ def collect(params: Params = PARAMS) -> None:
     found = gather(_grid(study), layout.ARTIFACTS, layout.RESULTS, layout.IMPORTED)
     # Only now: with the wrong study file, collecting has failed, and nothing is moved.
     aside = layout.SCRATCH / "set-aside"
-    if strangers := set_aside(layout.ARTIFACTS, _gathered(study), aside):
+    if strangers := set_aside(layout.ARTIFACTS, _named(study), aside):
         first = f"{strangers[0]}" + (f" and {len(strangers) - 1} more" if len(strangers) > 1 else "")
         print(f"{first}: not of this study, moved to {aside}.")
-    print(f"{found['runs']} runs, {found['rows']} numbers.", *found["warnings"], sep="\n")
+    print(f"{found['runs']} runs, {found['rows']} numbers.", *found["warnings"], *found["not_applicable"], sep="\n")
     if found["imported"]:
         print(f"Beside them {found['imported']} imported runs, of {layout.IMPORTED}.")
 
@@ -111,17 +111,24 @@ def results() -> None:
     print(f"report: {layout.REPORT / 'report.html'}")
 
 
+def _named(study: Study) -> Iterator[Path]:
+    """Every artifact of the study in the folders that ``collect`` and the probes look at as a whole."""
+    yield from _gathered(study)
+    for features in study.grid.features:
+        yield from (layout.features(of, features) for of in (*study.runs, *study.grid.models))
+
+
 def _gathered(study: Study) -> Iterator[Path]:
     """Every artifact that ``collect`` reads."""
     for run in study.runs:
         yield layout.run(run)
-        yield from (layout.evaluation(run, task) for task in study.grid.tasks)
-    yield from (layout.floor(model, task) for model in study.grid.models for task in study.grid.tasks)
+        yield from (layout.evaluation(run, task) for task in study.grid.measures)
+    yield from (layout.floor(model, task) for model in study.grid.models for task in study.grid.measures)
 
 
 def _grid(study: Study) -> dict[str, object]:
     """What ``collect`` expects to find: every run, evaluation and floor, with what is declared of it."""
-    tasks = {task: study.declared_task(task) for task in study.grid.tasks}
+    measures = {name: study.declared_measure(name) for name in study.grid.measures}
     declared = {name: study.declared_run(name) for name in study.runs}
     models = {at.model for at in study.runs.values() if at.model in study.grid.models}
     return {
@@ -135,11 +142,13 @@ def _grid(study: Study) -> dict[str, object]:
             for name, at in study.runs.items()
         },
         "evals": {
-            name: {task: {"task": options, "run": declared[name]} for task, options in tasks.items()}
+            name: {measure: {**options, "run": declared[name]} for measure, options in measures.items()}
             for name in study.runs
         },
         "floors": {
-            model: {task: {"task": options, "model": study.options("models", model)} for task, options in tasks.items()}
+            model: {
+                measure: {**options, "model": study.options("models", model)} for measure, options in measures.items()
+            }
             for model in sorted(models)
         },
     }
