@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -81,9 +81,21 @@ def fit(
         return
     if law is None or out is None:
         raise UserError("mimcore fit TABLE needs --law NAME and --out FIT.json.")
+    options = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
+    _fit_table(table, mapping, law, holdout, out, report, options)
+
+
+def _fit_table(
+    table: Path,
+    mapping: Path | None,
+    law: str,
+    holdout: str | None,
+    out: Path,
+    report: Path | None,
+    options: dict[str, Any],
+) -> None:
     from mimcore.scaling.fit_table import fit_table, summary
 
-    options = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
     print(summary(fit_table(table, law, out, mapping=mapping, holdout=holdout, options=options, report=report)))
     if report is not None:
         print(f"report: {report / 'report.html'}")

@@ -32,7 +32,7 @@ def judged(fitted: Mapping[str, Any], measure: Measure) -> list[Mapping[str, Any
     return []
 
 
-def name(one: Mapping[str, Any]) -> str:
+def name_of(one: Mapping[str, Any]) -> str:
     """What an entry is of."""
     return " ".join(str(one[part]) for part in ("objective", "model", "schedule") if one[part])
 
@@ -126,7 +126,7 @@ def _panel(one: Mapping[str, Any], measure: Measure, several: bool) -> Panel:
             )
             opacity = alt.condition("datum.imported", alt.value(0), alt.value(0.85))
             layers.append(marks.encode(x=x, y=y, fillOpacity=opacity))
-    title = capital(f"{label(measure)} ({name(one)})" if several else label(measure))
+    title = capital(f"{label(measure)} ({name_of(one)})" if several else label(measure))
     chart = alt.layer(*layers).properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=title)
     return render(chart, f"{title}: observed, against the law '{law['law']}', fitted and forecast.")
 

@@ -226,10 +226,14 @@ def _laws(drawn: Figures, measure: Measure, name: str) -> Figure:
         return Figure(name, "Laws, chosen by what they forecast", missing=lacks)
     panels = chosen.panels(found, measure)
     several = len(found) > 1
-    tables = [(chosen.name(one), chosen.table(one)) for one in found]
+    tables = [(chosen.name_of(one), chosen.table(one)) for one in found]
     rows = tuple(((objective, *row) if several else row) for objective, table in tables for row in table.rows)
     head = ("of", *chosen.HEAD) if several else chosen.HEAD
-    remarks = [f"{chosen.name(one)}: {part}" if several else part for one in found for part in chosen.remarks(one)]
+    said: dict[str, list[str]] = {}
+    for one in found:
+        for part in chosen.remarks(one):
+            said.setdefault(part, []).append(chosen.name_of(one))
+    remarks = [part if len(of) == len(found) else f"{', '.join(of)}: {part}" for part, of in said.items()]
     return Figure(
         name,
         "Laws, chosen by what they forecast",

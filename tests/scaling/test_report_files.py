@@ -2,13 +2,17 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mimcore import artifacts
+from mimcore.scaling.fit import fit
 from mimcore.scaling.report import report
-from mimcore.scaling.table import read_results, runs_of
+from mimcore.scaling.table import read_results, runs_of, write_results
 
 
 def write(root, forecasts):
@@ -90,3 +94,49 @@ def test_tables_are_whole_latex(whole_study):
 def test_a_broken_file_of_forecasts_is_said(whole_study, content):
     with pytest.raises(Exception, match="no list of forecasts"):
         write(whole_study, json.loads(content))
+
+
+def test_phases_and_imported_runs_stand_apart(whole_study, tmp_path):
+    """A second phase is an objective of its own; an imported run has a hollow marker and is no run of the study."""
+    rows = read_results(whole_study / "results" / "results.parquet")
+    kept = [row for row in rows if row.kind != "run" or (row.model == "tiny" and row.unique_images < 9000)]
+    first = [row for row in kept if row.kind == "run" and row.schedule == "short"]
+    phases = [
+        replace(
+            row,
+            run=f"pix-{str(row.run).removeprefix('mae-')}-after-mae-{row.subset}-short",
+            objective="pix",
+            after=row.run,
+            use="weights",
+            value=row.value * 0.99,
+        )
+        for row in first
+    ]
+    imported = [
+        replace(row, run=f"elsewhere-{row.seed}", source="imported", unique_images=65536, headline=True)
+        for row in first
+        if (row.subset, row.metric) == ("n1024", "val_loss")
+    ]
+    for name in ("results", "runs"):
+        (tmp_path / name).mkdir()
+    for name in ("notes.json", "curves.parquet"):
+        shutil.copy(whole_study / "results" / name, tmp_path / "results" / name)
+    names = {row.run for row in kept}
+    curves = pq.read_table(tmp_path / "results" / "curves.parquet").to_pylist()
+    curves = [point for point in curves if point["run"] in names]
+    curves += [
+        {**point, "run": f"pix-{point['run'].removeprefix('mae-')}-after-mae-n{point['unique_images']}-short"}
+        for point in curves
+        if "-short-" in point["run"]
+    ]
+    pq.write_table(pa.Table.from_pylist(curves), tmp_path / "results" / "curves.parquet")
+    write_results(tmp_path / "results" / "results.parquet", [*kept, *phases, *imported])
+    fit(tmp_path / "results" / "results.parquet", {"bootstrap": 100, "laws": ["power", "joint"]}, tmp_path / "fit")
+    folder = write(tmp_path, [])
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    specs = json.loads(re.search(r"const specs = (\{.*\});\n", text).group(1))
+    assert "imported run" in text
+    drawn = [point for values in specs["scaling-0"]["datasets"].values() for point in values if point.get("imported")]
+    assert {point["run"] for point in drawn} == {"elsewhere-s0", "elsewhere-s1"}
+    assert "Validation loss (pix after mae short)" in text
+    assert "elsewhere-s0" not in text[: text.index("<script")]
