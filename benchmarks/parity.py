@@ -22,6 +22,7 @@ from unittest import mock
 
 import peers
 import torch
+from mimcore.weights.read import read_tensors
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -32,7 +33,6 @@ from mimcore.definition import resolve
 from mimcore.models import encoder as encoders
 from mimcore.models.continued import begin
 from mimcore.weights.importing import import_checkpoint
-from mimcore.weights.read import read_tensors
 
 TOLERANCE = 1e-5
 BATCH = 4

@@ -18,18 +18,8 @@ __all__ = ["app", "main"]
 
 #: Modules with verbs, in the order of the help.
 ROOMS = (
-    "study",
-    "data",
-    "sampling",
-    "training",
-    "evaluation",
-    "weights",
-    "scaling",
-    "rates",
-    "plan",
-    "advise",
-    "look",
-    "bench",
+    *("study", "data", "sampling", "training", "evaluation", "probes"),
+    *("weights", "scaling", "rates", "plan", "advise", "look", "bench"),
 )
 for room in ROOMS:
     import_module(f"{__name__}.{room}")

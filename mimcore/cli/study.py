@@ -28,7 +28,8 @@ def use(
     with file(PARAMS) as part:
         part.write_bytes(study.read_bytes())
     grid = chosen.grid
-    print(f"params.yaml is now '{grid.title}': {len(chosen.runs)} runs, tasks {', '.join(grid.tasks)}. Next: dvc repro")
+    measures = ", ".join(grid.measures)
+    print(f"params.yaml is now '{grid.title}': {len(chosen.runs)} runs, measured by {measures}. Next: dvc repro")
 
 
 @app.command(rich_help_panel=PREPARE)

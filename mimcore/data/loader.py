@@ -191,6 +191,7 @@ class Batches:
         repeats: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        epoch: I64 | None = None,
     ) -> None:
         """Start nothing yet.
 
@@ -204,11 +205,12 @@ class Batches:
                 section 3); the image is decoded once for all of them.
             rank: which part of each batch is wanted.
             world_size: number of parts.
+            epoch: positions that an epoch shows, an image as often as it is listed; None for each image once.
 
         Raises:
             UserError: there are no images, or the batch cannot be divided.
         """
-        if not len(images):
+        if not len(images) or (epoch is not None and not len(epoch)):
             raise UserError("there are no images to make batches of; draw a subset with at least one.")
         for parts, what in ((repeats, "repeated_augmentation"), (world_size, "the number of processes that train")):
             if batch_size % parts:
@@ -220,6 +222,7 @@ class Batches:
         self.view = view
         self.repeats = repeats
         self.rank, self.world_size = rank, world_size
+        self.epoch = epoch
 
     def samples(self, step: int) -> I64:
         """Numbers of the samples of this rank's part of a step, counted from 0 over the whole run: int64."""
@@ -231,7 +234,9 @@ class Batches:
         """Which image each sample of this rank's part of a step shows: positions, int64."""
         turns = self.samples(step) // self.repeats
         first = int(turns[0])
-        return positions_of(len(self.images), self.seed, first, int(turns[-1]) - first + 1)[turns - first]
+        length = len(self.images) if self.epoch is None else len(self.epoch)
+        places = positions_of(length, self.seed, first, int(turns[-1]) - first + 1)[turns - first]
+        return places if self.epoch is None else self.epoch[places]
 
     def batch(self, step: int) -> U8:
         """The rank's part of the batch of a step, counted from 0: uint8 ``(B / world_size, C, H, W)``.

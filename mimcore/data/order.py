@@ -2,13 +2,15 @@
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from mimcore.data.hashing import U64, mix, seed64
+from mimcore.data.hashing import U64, hash64, mix, seed64
 
 #: Luby and Rackoff (1988) need four rounds; small domains want more to look shuffled.
 _ROUNDS = 8
 
 I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
 
 
 class Permutation:
@@ -49,6 +51,21 @@ def positions(n: int, seed: int | str, start: int, count: int) -> I64:
     samples = np.arange(start, start + count, dtype=np.int64)
     epochs = (samples // n).astype(np.uint64)
     return _permute(samples % n, n, mix(mix(epochs) ^ np.uint64(seed64(seed))))
+
+
+def epoch(copies: F64, keys: pa.Array | pa.ChunkedArray, seed: int | str) -> I64:
+    """Positions that an epoch shows where images are not shown alike, an image as often as it is listed: int64.
+
+    A part of a copy is one with that probability, by the hash of the image's key.
+
+    Args:
+        copies: how often each of N images is shown on average, float64 ``(N,)``, finite and not negative.
+        keys: of the images.
+        seed: rounds.
+    """
+    whole = np.floor(copies)
+    chance = hash64(keys, seed).astype(np.float64) / 2.0**64
+    return np.repeat(np.arange(len(copies), dtype=np.int64), (whole + (chance < copies - whole)).astype(np.int64))
 
 
 def _permute(indexes: I64, n: int, keys: U64) -> I64:

@@ -78,7 +78,8 @@ class _Steps(Dataset[Any]):
         self._file = file
         self._images = (images.options, images.image_size, images.root, images.channels)
         self._stream = {
-            name: getattr(batches, name) for name in ("batch_size", "seed", "view", "repeats", "rank", "world_size")
+            name: getattr(batches, name)
+            for name in ("batch_size", "seed", "view", "repeats", "rank", "world_size", "epoch")
         }
 
     def __getitem__(self, step: int) -> Tensor | UserError:

@@ -9,7 +9,9 @@ from torch.nn import functional
 from mimcore.models.families import Hierarchical, Module
 
 
-def encode_patches(encoder: VisionTransformer, patches: Tensor, kept: Tensor) -> Tensor:
+def encode_patches(
+    encoder: VisionTransformer, patches: Tensor, kept: Tensor, more: Tensor | None = None, valid: Tensor | None = None
+) -> Tensor:
     """Run a vision transformer on a part of the patches, without mask tokens.
 
     Only the kept patches are projected: the convolution of a patch is a linear map of its pixels.
@@ -18,9 +20,11 @@ def encode_patches(encoder: VisionTransformer, patches: Tensor, kept: Tensor) ->
         encoder: timm model with absolute positions.
         patches: ``(B, N, P)`` from ``patchify``.
         kept: indices of the patches to encode, int64 ``(B, K)``.
+        more: tokens that go through the blocks behind the patches, such as those of a text, ``(B, T, D)``.
+        valid: which of these are attended to, bool ``(B, T)``.
 
     Returns:
-        ``(B, prefix + K, D)`` after the encoder's last norm.
+        ``(B, prefix + K + T, D)`` after the encoder's last norm.
     """
     projection = encoder.patch_embed.proj
     index = kept.unsqueeze(-1)
@@ -28,7 +32,12 @@ def encode_patches(encoder: VisionTransformer, patches: Tensor, kept: Tensor) ->
     weight = projection.weight.permute(0, 2, 3, 1).reshape(projection.out_channels, -1)
     tokens = encoder.patch_embed.norm(functional.linear(visible, weight, projection.bias))
     positions = _patch_positions(encoder).expand(patches.shape[0], -1, -1)
-    return _run_blocks(encoder, tokens + positions.gather(1, index.expand(-1, -1, positions.shape[-1])))
+    tokens = tokens + positions.gather(1, index.expand(-1, -1, positions.shape[-1]))
+    if more is None or valid is None:
+        return _run_blocks(encoder, tokens)
+    ahead = valid.new_ones(len(valid), encoder.num_prefix_tokens + tokens.shape[1])
+    mask = torch.cat([ahead, valid], dim=1)[:, None, None]
+    return _run_blocks(encoder, torch.cat([tokens, more.to(tokens.dtype)], dim=1), mask)
 
 
 def encode_hidden(encoder: Module, images: Tensor, hidden: Tensor, mask_token: Tensor) -> Tensor:
@@ -56,7 +65,7 @@ def encode_hidden(encoder: Module, images: Tensor, hidden: Tensor, mask_token: T
     return _run_blocks(encoder, tokens + _patch_positions(encoder))
 
 
-def _run_blocks(encoder: VisionTransformer, tokens: Tensor) -> Tensor:
+def _run_blocks(encoder: VisionTransformer, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
     """Put the class token and registers ahead of embedded patches ``(B, K, D)``, and run the rest: ``(B, prefix + K, D)``."""
     prefix: list[Tensor] = [token for token in (encoder.cls_token, encoder.reg_token) if token is not None]
     if prefix:
@@ -66,7 +75,7 @@ def _run_blocks(encoder: VisionTransformer, tokens: Tensor) -> Tensor:
         tokens = torch.cat([first.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)
     tokens = encoder.norm_pre(tokens)
     for block in encoder.blocks:
-        tokens = block(tokens)
+        tokens = block(tokens) if mask is None else block(tokens, attn_mask=mask)
     encoded: Tensor = encoder.norm(tokens)
     return encoded
 

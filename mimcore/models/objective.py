@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 #: A row for each image: one tensor, or several by name.
@@ -22,11 +24,13 @@ class Given:
             where a run is only counted: then any sizes do that the options allow.
         teacher: folder of the run artifact that the objective learns from, in a second phase of ``use: teacher``.
         root: relative paths in options start here.
+        teacher_model: options of ``models`` of that teacher, where a run is only counted or timed: then any weights do.
     """
 
     prepared: Path | None = None
     teacher: Path | None = None
     root: Path = Path()
+    teacher_model: Mapping[str, Any] | None = None
 
 
 NOTHING = Given()
@@ -77,6 +81,14 @@ class Trained(nn.Module):
         It is called in a thread beside the training, and is a function of the rows alone.
         """
         return {}
+
+    def copies(self, rows: pa.Table) -> NDArray[np.float64] | None:
+        """How often each of N images is shown in an epoch, on average, float64 ``(N,)``; None for once each.
+
+        Args:
+            rows: ``columns`` of the whole subset.
+        """
+        return None
 
     def started(self) -> None:
         """Begin what follows the weights: the initial ones are in place now, and no step is taken."""

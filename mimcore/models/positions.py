@@ -1,4 +1,4 @@
-"""Fixed two-dimensional sine-cosine positions."""
+"""Fixed sine-cosine positions, of patches and of tokens in a row."""
 
 import torch
 from torch import Tensor
@@ -26,3 +26,18 @@ def sincos_positions(width: int, grid: tuple[int, int], prefix: int) -> Tensor:
         halves += [angles.sin(), angles.cos()]
     patches = torch.cat(halves, dim=1)
     return torch.cat([torch.zeros(prefix, width, dtype=torch.float64), patches]).unsqueeze(0).float()
+
+
+def sincos_sequence(width: int, length: int) -> Tensor:
+    """Positions in a row (Vaswani et al. 2017, section 3.5), sines before cosines.
+
+    Args:
+        width: channels, a multiple of 2.
+        length: tokens.
+
+    Returns:
+        float32 ``(1, length, width)``.
+    """
+    frequencies = 10000 ** -(torch.arange(width // 2, dtype=torch.float64) / (width // 2))
+    angles = torch.arange(length).reshape(-1, 1).double() * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1).unsqueeze(0).float()

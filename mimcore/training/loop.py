@@ -8,6 +8,7 @@ import torch
 
 from mimcore.data import nvjpeg, processes
 from mimcore.data.loader import Batches, Images
+from mimcore.data.order import epoch
 from mimcore.data.views import RandomCrops
 from mimcore.errors import Preempted, UserError
 from mimcore.training.checkpoint import Checkpoints
@@ -94,6 +95,9 @@ def training_batches(run: Run, train: Images, execution: "Execution") -> Batches
     kind = nvjpeg.EncodedCrops if schedule.jpeg_decoder == "nvjpeg" else RandomCrops
     crops = kind(f"{run.seed}/crops", schedule.crop_scale, schedule.crop_ratio, schedule.crop_interpolation)
     view = crops if schedule.crop_from == "image" else None
+    rows = train.rows
+    copies = run.objective.copies(rows.select(list(run.objective.columns)))
+    shown = None if copies is None else epoch(copies, rows["key"], f"{run.seed}/copies")
     return Batches(
         train,
         schedule.batch_size,
@@ -103,6 +107,7 @@ def training_batches(run: Run, train: Images, execution: "Execution") -> Batches
         schedule.repeated_augmentation,
         ranks.rank,
         ranks.world_size,
+        shown,
     )
 
 

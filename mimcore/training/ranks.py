@@ -109,7 +109,8 @@ def spread(objective: nn.Module, ranks: Ranks, parallel: Parallel, device: torch
         for block in _blocks(objective):
             fully_shard(block)
         fully_shard(objective)
-        register_fsdp_forward_method(objective, "reconstruct")
+        if hasattr(objective, "reconstruct"):
+            register_fsdp_forward_method(objective, "reconstruct")
         return objective
     return DistributedDataParallel(objective, gradient_as_bucket_view=True)
 

@@ -16,6 +16,7 @@ from mimcore.definition import resolve
 from mimcore.models import encoder as encoders
 from mimcore.models.continued import begin, begin_after
 from mimcore.models.objective import NOTHING, Given
+from mimcore.models.whole_batch import WholeBatch
 from mimcore.training.average import Average
 from mimcore.training.optimizer import build_optimizer
 from mimcore.training.randomness import derive
@@ -68,6 +69,8 @@ class Run:
     def spread(self, parallel: Parallel) -> None:
         """Reduce gradients over the ranks from now on; before the first step, as it may replace the parameters."""
         self.reducer = self.replica = spread(self.objective, self.ranks, parallel, self.device)
+        if isinstance(self.objective, WholeBatch):
+            self.objective.gathering = True
         self.optimizer = build_optimizer(self.objective, self.schedule)
         self.start_average()
 

@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from mimcore.data.crops import random_flip, random_resized_crop
 from mimcore.errors import UserError
 from mimcore.models.objective import Drawn, moved, rows_of, together, unknown
+from mimcore.models.whole_batch import WholeBatch
+from mimcore.training.cached import accumulate_cached
 from mimcore.training.memory import fitting_micro_batch
 from mimcore.training.optimizer import set_learning_rate
 from mimcore.training.randomness import derive, generator
@@ -36,9 +38,10 @@ def speed_up(run: Run, execution: "Execution", images: Tensor) -> None:
     """
     if execution.activation_checkpointing:
         checkpoint_blocks(run.objective)
-    at_once, ranks = run.objective.whole_batch, run.ranks.world_size
+    whole_batch, ranks = run.objective.whole_batch, run.ranks.world_size
+    at_once = whole_batch and not isinstance(run.objective, WholeBatch)
     batch = run.schedule.batch_size // ranks
-    if at_once and ranks > 1 and not run.objective.gathers:
+    if whole_batch and ranks > 1 and not run.objective.gathers:
         raise UserError(
             f"the loss of this objective needs the whole batch at once, and {ranks} processes train with a part of it each; "
             "set execution.ranks to 1."
@@ -144,7 +147,7 @@ def backward(run: Run, pixels: Tensor, drawn: Drawn) -> Tensor:
                 f"the {run.device} of rank {run.ranks.rank} ran out of memory with {run.micro_batch} images at once; set "
                 f"execution.micro_batch to {max(run.micro_batch // 2, 1)}, or execution.activation_checkpointing."
             )
-        if run.micro_batch == 1 or run.objective.whole_batch:
+        if run.micro_batch == 1 or (run.objective.whole_batch and not isinstance(run.objective, WholeBatch)):
             raise UserError(
                 f"the {run.device} has too little memory for {run.micro_batch} images of this model at once; set "
                 "execution.activation_checkpointing, or take a smaller model or image_size."
@@ -156,6 +159,8 @@ def backward(run: Run, pixels: Tensor, drawn: Drawn) -> Tensor:
 
 def accumulate(run: Run, pixels: Tensor, drawn: Drawn) -> Tensor:
     """Sum the gradients of the micro-batches, each with the weight of its images."""
+    if isinstance(run.objective, WholeBatch) and run.micro_batch < len(pixels):
+        return accumulate_cached(run, pixels, drawn)
     total = torch.zeros((), device=run.device)
     for start in range(0, len(pixels), run.micro_batch):
         at = slice(start, start + run.micro_batch)
