@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mimcore.training.ranks import forget_gathered
+from mimcore.training.ranks import as_parts, forget_gathered
 
 
 class Average:
@@ -26,9 +26,9 @@ class Average:
 
     @torch.no_grad()
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Go back to saved averages."""
+        """Go back to saved averages: whole ones, or parts as the module has them."""
         for name, weight in self.weights.items():
-            weight.copy_(weights[name])
+            weight.copy_(as_parts(weights[name], weight))
 
     @contextmanager
     def in_force(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 Parallel = Literal["auto", "ddp", "fsdp"]
@@ -140,6 +141,13 @@ def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be a part of one, such as a norm of gradients, as every rank would have it alone."""
     full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full
+
+
+def as_parts(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, in the parts that ranks have of ``like``, where they have parts; every rank must come here."""
+    if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
 def _too_large(objective: nn.Module, device: torch.device) -> bool:

@@ -1,6 +1,7 @@
 """A small run as a program, for ``mimcore.launch``: ``ranked_run.py ROOT NAME OPTIONS``, the options as JSON.
 
-``schedule`` and ``execution`` are options of these, ``objective`` is another objective; ``signal`` and ``at`` say which
+``schedule`` and ``execution`` are options of these, ``objective`` is another objective, ``trunk`` has the ``name`` and the ``schedule`` of
+the run that this one branches off; ``signal`` and ``at`` say which
 signal ``rank`` sends itself before it takes that step, once; ``pause`` slows each step down, in seconds.
 Each rank writes the digest of its objective's state before the last step, ``NAME.state-RANK``.
 """
@@ -38,7 +39,11 @@ def main(root: Path, name: str, options: dict[str, Any]) -> None:
     loop.train_step = disturbed
     declared = small_run.definition(**options.get("schedule", {}))
     declared["objective"] = options.get("objective", declared["objective"])
-    trained = small_run.train(root, name, declared, **options.get("execution", {}))
+    after = None
+    if trunk := options.get("trunk"):
+        declared |= {"use": "state", "after": small_run.definition(**trunk["schedule"])}
+        after = root / "artifacts/runs" / trunk["name"]
+    trained = small_run.train(root, name, declared, after, **options.get("execution", {}))
     if os.environ.get("RANK", "0") == "0":
         (root / f"{name}.told.json").write_text(json.dumps(trained.told))
 

@@ -140,6 +140,23 @@ def test_a_signal_ends_the_run_at_once_and_another_number_of_ranks_goes_on(
     assert_alike(resumed, undisturbed)
 
 
+@pytest.mark.slow
+def test_a_state_that_ranks_keep_in_parts_is_whole(root: Path) -> None:
+    schedule = {"decay": "wsd", "decay_images": 0, "keep_states": [320], "ema_decay": 0.9}
+    trunk = {"name": "trunk-in-parts", "schedule": schedule}
+    in_parts = {"parallel": "fsdp"}
+    assert train(root, trunk["name"], 2, schedule=schedule, execution=in_parts)[0] == 0
+    short = schedule | {"images_seen": 400, "decay_images": 80, "keep_states": []}
+    assert train(root, "short-alone", 1, schedule=short)[0] == 0
+    alone = Trained(root / "artifacts/runs/short-alone")
+    for name, ranks, execution in (("short-one", 1, {}), ("short-two", 2, in_parts)):
+        status, made = train(root, name, ranks, schedule=short, execution=execution, trunk=trunk)
+        assert status == 0
+        assert made.told[0] == 320
+        for key, weight in load_file(made.folder / "encoder.safetensors").items():
+            torch.testing.assert_close(weight, load_file(alone.folder / "encoder.safetensors")[key], **CLOSE)
+
+
 def test_a_rank_that_is_killed_restarts_both_and_they_end_as_if_it_had_not(
     root: Path, undisturbed: Trained, capfd: pytest.CaptureFixture[str]
 ) -> None:
