@@ -68,7 +68,7 @@ def probed(place, task, output="out", **options):
 
 
 def test_the_tasks_and_probes_are_these():
-    assert registry.names("task") == ["detection", "finetune", "robustness"]
+    assert registry.names("task") == ["attentive", "detection", "finetune", "robustness"]
     assert registry.names("probe") == ["fewshot", "knn", "linear", "multilabel", "zeroshot"]
     for kind in ("task", "probe"):
         for name in registry.names(kind):
