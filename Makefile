@@ -50,5 +50,5 @@ ui: setup  ## run studies from a web page on this machine (PORT=4200, NIGHTLY=on
 	@python -m flows.serve --port $(or $(PORT),4200) $(if $(filter on,$(NIGHTLY)),--nightly)
 
 lock: setup  ## compile requirements.lock anew
-	uv pip compile --quiet pyproject.toml --extra flows --extra cluster --extra s3 --extra live --extra dev --universal --python-version 3.11 \
+	uv pip compile --quiet pyproject.toml --extra flows --extra cluster --extra s3 --extra live --extra video --extra dev --universal --python-version 3.11 \
 		--no-emit-index-url --no-annotate --no-header --output-file requirements.lock

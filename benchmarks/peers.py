@@ -1,8 +1,9 @@
-"""Peers of the training step, each as ``step(images) -> None`` on normalised float images: one optimiser step of its own model.
+"""Peers: models of others, and their training step as ``step(images) -> None`` on normalised float images.
 
-Every peer gets PyTorch's fused AdamW, whatever its own script uses. Two general shims let old research code run with today's
-libraries, and change no arithmetic: ``numpy.float`` (removed in NumPy 1.24) is ``float``, and timm's ``Block`` ignores
-``qk_scale=None`` (removed in timm 0.6).
+Every peer gets PyTorch's fused AdamW, whatever its own script uses. Two shims let old research code run with today's libraries,
+and change no arithmetic: ``numpy.float``, an alias of ``float`` that NumPy 1.24 removed, is put back, since ``util/pos_embed.py``
+of MAE names it; and timm's ``Block`` is wrapped so that it takes ``qk_scale=None``, which timm 0.6 removed (None stood for
+the scale that it has: 1 / sqrt(width of a head)). No line of a checkout is changed.
 """
 
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,12 +75,12 @@ def _old_code(checkout: Path) -> None:
     sys.path.insert(0, str(checkout))
 
 
-def official_mae(shape: Shape, checkout: Path, device: torch.device, precision: str) -> Step:
-    """A checkout of facebookresearch/mae."""
+def official_mae_model(shape: Shape, checkout: Path, norm_pix_loss: bool = True) -> nn.Module:
+    """Of a checkout of facebookresearch/mae."""
     _old_code(checkout)
     from models_mae import MaskedAutoencoderViT  # type: ignore[import-not-found]
 
-    model = MaskedAutoencoderViT(
+    model: nn.Module = MaskedAutoencoderViT(
         img_size=shape.image_size,
         patch_size=shape.patch_size,
         embed_dim=shape.embed_dim,
@@ -88,16 +90,22 @@ def official_mae(shape: Shape, checkout: Path, device: torch.device, precision: 
         decoder_depth=shape.decoder_depth,
         decoder_num_heads=shape.decoder_num_heads,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        norm_pix_loss=True,
+        norm_pix_loss=norm_pix_loss,
     )
+    return model
+
+
+def official_mae(shape: Shape, checkout: Path, device: torch.device, precision: str) -> Step:
+    """A step of facebookresearch/mae."""
+    model = official_mae_model(shape, checkout)
     return step_of(model, lambda images: model(images, shape.mask_ratio)[0], device, precision)
 
 
-def transformers_mae(shape: Shape, device: torch.device, precision: str) -> Step:
-    """Hugging Face's ViTMAE, with its default attention."""
+def transformers_mae_model(shape: Shape, norm_pix_loss: bool = True, **options: Any) -> nn.Module:
+    """Hugging Face's ViTMAE; ``options`` are of its config."""
     from transformers import ViTMAEConfig, ViTMAEForPreTraining  # type: ignore[import-not-found]
 
-    model = ViTMAEForPreTraining(
+    model: nn.Module = ViTMAEForPreTraining(
         ViTMAEConfig(
             hidden_size=shape.embed_dim,
             num_hidden_layers=shape.depth,
@@ -110,9 +118,16 @@ def transformers_mae(shape: Shape, device: torch.device, precision: str) -> Step
             decoder_num_attention_heads=shape.decoder_num_heads,
             decoder_intermediate_size=4 * shape.decoder_embed_dim,
             mask_ratio=shape.mask_ratio,
-            norm_pix_loss=True,
+            norm_pix_loss=norm_pix_loss,
+            **options,
         )
     )
+    return model
+
+
+def transformers_mae(shape: Shape, device: torch.device, precision: str) -> Step:
+    """A step of Hugging Face's ViTMAE, with its default attention."""
+    model = transformers_mae_model(shape)
     return step_of(model, lambda images: model(pixel_values=images).loss, device, precision)
 
 
@@ -156,16 +171,38 @@ def lightly_mae(shape: Shape, device: torch.device, precision: str) -> Step:
     return step_of(nn.ModuleList([backbone, decoder]), loss_of, device, precision)
 
 
-def official_simmim(
-    options: dict[str, Any], mask_unit: int, mask_ratio: float, checkout: Path, device: torch.device, precision: str
-) -> Step:
-    """A checkout of microsoft/SimMIM: its Swin transformer, its masks drawn ahead of the timing, gradients clipped at 5 as it does."""
-    _old_code(checkout)
-    from models.simmim import SimMIM, SwinTransformerForSimMIM  # type: ignore[import-not-found]
+def official_simmim_model(
+    kind: str, options: dict[str, Any], checkout: Path, target_window: int | None = None
+) -> nn.Module:
+    """SimMIM over a Swin or a ViT of a checkout of microsoft/SimMIM, or a SwinV2 of one of microsoft/Swin-Transformer.
 
-    model = SimMIM(SwinTransformerForSimMIM(num_classes=0, **options), encoder_stride=32)
+    Args:
+        kind: ``swin``, ``vit`` or ``swinv2``.
+        options: of the encoder, by the names of that code.
+        checkout: its folder.
+        target_window: of a SwinV2: its ``NORM_TARGET.PATCH_SIZE``.
+    """
+    _old_code(checkout)
+    from models import simmim  # type: ignore[import-not-found]
+
+    if kind == "swinv2":
+        target = SimpleNamespace(ENABLE=target_window is not None, PATCH_SIZE=target_window)
+        swin = simmim.SwinTransformerV2ForSimMIM(num_classes=0, **options)
+        v2: nn.Module = simmim.SimMIM(SimpleNamespace(NORM_TARGET=target), swin, 32, 3, options["patch_size"])
+        return v2
+    encoders = {"swin": "SwinTransformerForSimMIM", "vit": "VisionTransformerForSimMIM"}
+    encoder = getattr(simmim, encoders[kind])(num_classes=0, **options)
+    model: nn.Module = simmim.SimMIM(encoder, encoder_stride=32 if kind == "swin" else options["patch_size"])
+    return model
+
+
+def official_simmim(
+    kind: str, options: dict[str, Any], checkout: Path, device: torch.device, precision: str, mask_unit: int = 32
+) -> Step:
+    """A step of SimMIM: its masks drawn ahead of the timing, gradients clipped at 5 as it does."""
+    model = official_simmim_model(kind, options, checkout, 47 if kind == "swinv2" else None)
     side, scale = options["img_size"] // mask_unit, mask_unit // options["patch_size"]
-    hidden = int(np.ceil(side**2 * mask_ratio))
+    hidden = int(np.ceil(side**2 * 0.6))
 
     def masks(batch: int) -> Tensor:
         chosen = torch.rand(batch, side**2).argsort(1) < hidden

@@ -1,19 +1,25 @@
 """The training step beside its peers: images per second and peak memory, same architecture, batch and precision.
 
-python benchmarks/train.py --mae CHECKOUT_OF_FACEBOOKRESEARCH_MAE --simmim CHECKOUT_OF_MICROSOFT_SIMMIM
+python benchmarks/train.py --mae CHECKOUT --simmim CHECKOUT --swin CHECKOUT --settings small B swin_tiny swinv2_tiny
 
-transformers and lightly take part where they are installed. Each implementation has a process of its own; they take turns (A B C
-A B C ...), one at a time. Ours takes uint8 images, flips and normalises them and measures the gradient's norm as in training;
-peers are given normalised float images. On a GPU: --device cuda, with --settings of the larger models; MFU is the part of
-the matrix rate measured there that the counted products of ours come to.
+The checkouts are of facebookresearch/mae, microsoft/SimMIM and (for SwinV2) microsoft/Swin-Transformer; transformers and lightly
+take part where they are installed. Each implementation has a process of its own; they take turns (A B C A B C ...), one at a
+time. Ours takes uint8 images, flips and normalises them and measures the gradient's norm as in training; peers are given
+normalised float images. With --photographs both read JPEGs: ours by its loader, peers by the transforms of MAE's and SimMIM's
+scripts in torch's DataLoader, one worker each. On a GPU: --device cuda, with --settings of the larger models; MFU is
+the part of the matrix rate measured there that the counted products of ours come to.
 """
 
 import argparse
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,20 +42,40 @@ SETTINGS: dict[str, tuple[dict[str, int], dict[str, int], int, int]] = {
     "L": (vit(1024, 24, 16), {}, 8, 256),
     "H": (vit(1280, 32, 16, patch=14), {}, 4, 128),
 }
-#: SimMIM's models, by their options in the official code; windows of 6 and a mask unit of 32 pixels (SimMIM, section 4.1).
-SWIN: dict[str, tuple[dict[str, Any], int, int]] = {
-    "swin_tiny": (
-        {
-            "img_size": 192,
-            "patch_size": 4,
-            "embed_dim": 96,
-            "depths": [2, 2, 6, 2],
-            "num_heads": [3, 6, 12, 24],
-            "window_size": 6,
-        },
-        8,
-        256,
-    ),
+
+
+@dataclass(frozen=True)
+class Swin:
+    """SimMIM over a Swin: the released code's options and ours, and the batch on a CPU and on a GPU."""
+
+    kind: str
+    architecture: str
+    embed_dim: int
+    depths: list[int]
+    num_heads: list[int]
+    window_size: int
+    cpu_batch: int
+    gpu_batch: int
+    target_window: int | None = None
+
+    @property
+    def released(self) -> dict[str, Any]:
+        shape = {name: getattr(self, name) for name in ("embed_dim", "depths", "num_heads", "window_size")}
+        return shape | {"img_size": 192, "patch_size": 4, "drop_path_rate": 0.0}
+
+    @property
+    def model(self) -> dict[str, Any]:
+        return {"architecture": self.architecture, "image_size": 192, "window_size": self.window_size}
+
+
+TINY: tuple[Any, ...] = (96, [2, 2, 6, 2], [3, 6, 12, 24])
+BASE: tuple[Any, ...] = (128, [2, 2, 18, 2], [4, 8, 16, 32])
+#: 192 px, a mask unit of 32 (SimMIM, section 4.1), windows of its and of its data-scaling study's configurations.
+SWIN = {
+    "swin_tiny": Swin("swin", "swin_tiny_patch4_window7_224", *TINY, 6, 8, 256),
+    "swin_base": Swin("swin", "swin_base_patch4_window7_224", *BASE, 6, 8, 128),
+    "swinv2_tiny": Swin("swinv2", "swinv2_tiny_window8_256", *TINY, 12, 8, 256, 47),
+    "swinv2_base": Swin("swinv2", "swinv2_base_window12_192", *BASE, 12, 8, 128, 47),
 }
 
 
@@ -57,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mae", type=Path, help="a checkout of facebookresearch/mae")
     parser.add_argument("--simmim", type=Path, help="a checkout of microsoft/SimMIM")
+    parser.add_argument("--swin", type=Path, help="a checkout of microsoft/Swin-Transformer, for SwinV2")
     parser.add_argument("--settings", nargs="+", default=["small", "B"], choices=[*SETTINGS, *SWIN])
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -66,9 +93,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, help="instead of the setting's own")
     parser.add_argument("--compile", default="off", choices=["off", "default", "reduce-overhead"], help="of ours")
     parser.add_argument("--only", nargs="+", help="these implementations")
-    parser.add_argument(
-        "--images", type=Path, help="a folder of tars of JPEGs that ours reads, instead of random pixels"
-    )
+    parser.add_argument("--photographs", type=Path, help="a folder of tars of JPEGs to read, instead of random pixels")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -96,13 +121,20 @@ def slow(device: str) -> str | None:
     return slow_precision(torch.device(device), "bfloat16")
 
 
+def checkout_of(arguments: argparse.Namespace, setting: str) -> Path | None:
+    """The released code of a setting."""
+    name = "mae" if setting not in SWIN else "swin" if SWIN[setting].kind == "swinv2" else "simmim"
+    found: Path | None = getattr(arguments, name)
+    return found
+
+
 def implementations(arguments: argparse.Namespace, setting: str) -> list[str]:
     """Ours, and the peers that can run a setting."""
     import peers
 
-    checkout = arguments.simmim if setting in SWIN else arguments.mae
+    checkout = checkout_of(arguments, setting)
     found = [
-        *([] if setting in SWIN else ["mimcore"]),
+        "mimcore",
         *(["official"] if checkout else []),
         *([] if setting in SWIN else peers.names([])),
     ]
@@ -111,7 +143,7 @@ def implementations(arguments: argparse.Namespace, setting: str) -> list[str]:
 
 def compare(arguments: argparse.Namespace, setting: str, precision: str) -> list[dict[str, Any]]:
     """Rates, peak memory and, of ours, the part of the matrix rate."""
-    label = f"{setting}, {precision}"
+    label = f"{setting}, {precision}" + (", JPEGs" if arguments.photographs else "")
     started = {name: start(arguments, name, setting, precision) for name in implementations(arguments, setting)}
     rates: dict[str, list[float]] = {name: [] for name in started}
     for _ in range(arguments.rounds):
@@ -135,7 +167,7 @@ def compare(arguments: argparse.Namespace, setting: str, precision: str) -> list
 def start(arguments: argparse.Namespace, name: str, setting: str, precision: str) -> "subprocess.Popen[str]":
     """A process that has taken its first steps and waits to be told; the next one starts then."""
     command = [sys.executable, __file__, "--worker", name, "--settings", setting, "--precisions", precision]
-    for option in ("mae", "simmim", "device", "threads", "seconds", "batch_size", "compile"):
+    for option in ("mae", "simmim", "swin", "photographs", "device", "threads", "seconds", "batch_size", "compile"):
         if (value := getattr(arguments, option)) is not None:
             command += [f"--{option.replace('_', '-')}", str(value)]
     environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads)}
@@ -188,7 +220,9 @@ def work(arguments: argparse.Namespace) -> None:
     (setting,), (precision,) = arguments.settings, arguments.precisions
     device = torch.device(arguments.device)
     on_gpu = device.type == "cuda"
-    *_, cpu_batch, gpu_batch = SETTINGS[setting] if setting in SETTINGS else SWIN[setting]
+    cpu_batch, gpu_batch = (
+        (SWIN[setting].cpu_batch, SWIN[setting].gpu_batch) if setting in SWIN else SETTINGS[setting][2:]
+    )
     batch_size = arguments.batch_size or (gpu_batch if on_gpu else cpu_batch)
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
@@ -238,20 +272,72 @@ def peer(arguments: argparse.Namespace, setting: str, precision: str, batch_size
 
     device = torch.device(arguments.device)
     if setting in SWIN:
-        options, *_ = SWIN[setting]
-        step = peers.official_simmim(options, 32, 0.6, arguments.simmim, device, precision)
-        size = options["img_size"]
+        swin, checkout = SWIN[setting], checkout_of(arguments, setting) or Path()
+        step = peers.official_simmim(swin.kind, swin.released, checkout, device, precision)
     else:
         encoder, decoder, *_ = SETTINGS[setting]
-        shape, size = peers.Shape(**encoder, **decoder), encoder["image_size"]
+        shape = peers.Shape(**encoder, **decoder)
         makers = {
             "official": lambda: peers.official_mae(shape, arguments.mae, device, precision),
             "transformers": lambda: peers.transformers_mae(shape, device, precision),
             "lightly": lambda: peers.lightly_mae(shape, device, precision),
         }
         step = makers[arguments.worker]()
+    size = image_size(setting)
+    if arguments.photographs:
+        made = photographs_of_peers(arguments.photographs, size, batch_size, setting in SWIN)
+        return lambda: step(next(made).to(device)), dict
     images = torch.randn(batch_size, 3, size, size, device=device)
     return lambda: step(images), dict
+
+
+def image_size(setting: str) -> int:
+    return 192 if setting in SWIN else SETTINGS[setting][0]["image_size"]
+
+
+def photographs_of_peers(folder: Path, size: int, batch_size: int, simmim: bool) -> Any:
+    """Batches as ``main_pretrain.py`` of MAE makes them, or ``data_simmim.py`` of SimMIM, for ever."""
+    from loader import photographs, write
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    scratch = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    write(scratch, photographs(folder))
+    filter_ = transforms.InterpolationMode.BILINEAR if simmim else transforms.InterpolationMode.BICUBIC
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(size, scale=(0.67 if simmim else 0.2, 1.0), interpolation=filter_),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    images = datasets.ImageFolder(str(scratch / "folder"), transform)
+    loader: Any = DataLoader(images, batch_size, shuffle=True, drop_last=True, num_workers=1, persistent_workers=True)
+    while True:
+        yield from (batch for batch, _ in loader)
+
+
+def photographs_of_ours(run: Any, folder: Path, execution: Any) -> Any:
+    """Batches as in training, uint8."""
+    from loader import photographs, write
+
+    from mimcore.data.index import build_index
+    from mimcore.data.listing import scan
+    from mimcore.data.loader import Images
+    from mimcore.data.pool import load_pool
+    from mimcore.data.splits import read_split
+    from mimcore.training.loop import arriving, training_batches
+
+    scratch = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    write(scratch, photographs(folder))
+    options = {"format": "tar", "path": "tars", "val_images": 1, "perceptual_hash": False}
+    scan(load_pool("photographs", options, scratch), scratch / "listing.json")
+    build_index("photographs", options, scratch / "listing.json", scratch / "index", scratch, scratch / "parts")
+    images = Images(options, read_split(scratch / "index", "train"), run.encoder.image_size, scratch)
+    return arriving(run, training_batches(run, images, execution), execution, 0, run.schedule.steps)
 
 
 def ours(arguments: argparse.Namespace, setting: str, precision: str, batch_size: int) -> tuple[Any, Any]:
@@ -263,24 +349,25 @@ def ours(arguments: argparse.Namespace, setting: str, precision: str, batch_size
     from mimcore.training.state import start_run
     from mimcore.training.step import speed_up, train_step
 
-    execution = Execution(device=arguments.device, threads=arguments.threads, compile=arguments.compile)
+    execution = Execution(device=arguments.device, threads=arguments.threads, compile=arguments.compile, workers=1)
     device = execution.start()
-    encoder, decoder, *_ = SETTINGS[setting]
-    schedule = {
+    schedule: dict[str, Any] = {
         "images_seen": batch_size << 20,
         "batch_size": batch_size,
         "warmup_images": batch_size,
         "precision": precision,
         "crop_from": "image",
     }
-    definition = {
-        "seed": "s0",
-        "model": {"architecture": "vit_base_patch16_224"} | encoder,
-        "objective": {"module": "mae"} | decoder,
-        "schedule": schedule,
-    }
-    run = start_run(definition, device)
-    size = encoder["image_size"]
+    if setting in SWIN:
+        swin = SWIN[setting]
+        model: dict[str, Any] = swin.model
+        objective: dict[str, Any] = {"module": "simmim", "mask_unit": 32, "target_window": swin.target_window}
+        schedule |= {"crop_scale": (0.67, 1.0), "crop_interpolation": "bilinear", "clip_grad": 5.0}
+    else:
+        encoder, decoder, *_ = SETTINGS[setting]
+        model, objective = {"architecture": "vit_base_patch16_224"} | encoder, {"module": "mae"} | decoder
+    run = start_run({"seed": "s0", "model": model, "objective": objective, "schedule": schedule}, device)
+    size = image_size(setting)
     images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8, device=device)
     speed_up(run, execution, images[:2])
 
@@ -290,6 +377,9 @@ def ours(arguments: argparse.Namespace, setting: str, precision: str, batch_size
             "matrix rate, FLOP/s": matrix_rate(device, precision),
         }
 
+    if arguments.photographs:
+        made = photographs_of_ours(run, arguments.photographs, execution)
+        return lambda: train_step(run, next(made)), facts
     return lambda: train_step(run, images), facts
 
 

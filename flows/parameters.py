@@ -23,8 +23,8 @@ from mimcore.study import KINDS, Study
 
 CURRENT = "current"
 BLOCKS = (*KINDS, "study", "fit", "execution")
-#: Kinds that the form can thin out, and the key that names one of them among a run's coordinates; tasks have none.
-KEPT = {"subsets": "subset", "models": "model", "schedules": "schedule", "tasks": None}
+#: Kinds that the form can thin out, and the key that names one of them among a run's coordinates, if one does.
+KEPT = {"subsets": "subset", "models": "model", "schedules": "schedule", "probes": None, "tasks": None}
 
 #: Options of the form that every schedule in use takes, under the same name.
 OF_SCHEDULES = ("images_seen", "batch_size", "base_learning_rate", "warmup_images")
@@ -95,9 +95,10 @@ class Overrides(Form):
     subsets: Names | Nothing = _optional("Subsets", "Names of the subsets to keep, such as n64; all if empty.")
     models: Names | Nothing = _optional("Models", "Names of the models to keep, such as tiny; all if empty.")
     schedules: Names | Nothing = _optional("Schedules", "Names of the schedules to keep, such as short; all if empty.")
-    tasks: Names | Nothing = _optional("Tasks", "Names of the tasks to keep, such as linear; all if empty.")
-    train_images: Count | Nothing = _optional("Training images", "Labelled images that every task trains on.")
-    test_images: Count | Nothing = _optional("Test images", "Labelled images that every task is tested on.")
+    probes: Names | Nothing = _optional("Probes", "Names of the probes to keep, such as linear; all if empty.")
+    tasks: Names | Nothing = _optional("Tasks", "Names of the tasks to keep, such as finetune; all if empty.")
+    train_images: Count | Nothing = _optional("Training images", "Images that every task and probe trains on.")
+    test_images: Count | Nothing = _optional("Test images", "Images that every task and probe is tested on.")
     more: dict[str, JsonValue] | Nothing = _optional(
         "More",
         'Anything else: the dotted path of an option in the study file, and its value, such as {"models.tiny.depth": 6}.',
@@ -122,6 +123,7 @@ class Overrides(Form):
             wrong.append("overrides.mask_ratio: no objective of this study has a mask ratio.")
         for option in OF_TASKS:
             found |= self._everywhere(option, "tasks", _used(grid, "tasks"))
+            found |= self._everywhere(option, "features", _used(grid, "features"))
         more = self.more or {}
         wrong += [f"overrides.more: {s}" for path in more for s in _path_mistakes(params, path)]
         wrong += [f"overrides.more: {sentence}" for sentence in _overlaps(found, more)]
@@ -147,6 +149,10 @@ class Overrides(Form):
                 if name not in known
             ]
             found[f"study.{kind}"] = [name for name in known if name in wanted]
+        if self.probes is not None:  # what no probe is left to use need not be computed
+            used = {_block(_block(params, "tasks"), probe).get("features") for probe in found["study.probes"]}
+            used_features = [name for name in grid.get("features") or [] if name in used]
+            found |= {} if used_features == grid.get("features") else {"study.features": used_features}
         if self.replicates is not None:
             found["study.seeds"] = _seeds(list(grid.get("seeds") or []), self.replicates)
         beside = {block: dict(grid.get(block) or {}) for block in ("extra", "phases")}

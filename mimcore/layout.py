@@ -34,9 +34,14 @@ def look(name: str, seed: str) -> Path:
     return Path("looks") / f"{name}-{seed}"
 
 
-def examples(task: str) -> Path:
-    """Folder of the images that a task trains and tests on."""
-    return ARTIFACTS / "examples" / task
+def examples(name: str) -> Path:
+    """Folder of the images that a task, or the features of probes, train and test on."""
+    return ARTIFACTS / "examples" / name
+
+
+def features(of: str, name: str) -> Path:
+    """Folder of frozen features of a run or, by the name of a model, of that model untrained and of raw pixels."""
+    return ARTIFACTS / "features" / of / name
 
 
 def prepared(name: str) -> Path:
@@ -50,12 +55,12 @@ def run(name: str) -> Path:
 
 
 def evaluation(run_name: str, task: str) -> Path:
-    """Folder of what a task says of a run."""
+    """Folder of what a task or probe says of a run."""
     return ARTIFACTS / "evals" / run_name / task
 
 
 def floor(model: str, task: str) -> Path:
-    """Folder of what a task says of an untrained model and of raw pixels."""
+    """Folder of what a task or probe says of an untrained model and of raw pixels."""
     return ARTIFACTS / "floors" / model / task
 
 

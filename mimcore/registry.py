@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mimcore.definition import nearest
 from mimcore.errors import UserError
 
-Kind = Literal["format", "strategy", "objective", "task", "law"]
+Kind = Literal["format", "strategy", "objective", "task", "probe", "law"]
 
 #: Where each kind of module lives below ``mimcore``. A module that starts with an underscore is not offered.
 FOLDERS: dict[Kind, str] = {
@@ -17,6 +17,7 @@ FOLDERS: dict[Kind, str] = {
     "strategy": "sampling/strategies",
     "objective": "objectives",
     "task": "evaluation",
+    "probe": "evaluation",
     "law": "scaling/laws",
 }
 
@@ -26,6 +27,7 @@ ENTRY: dict[Kind, tuple[str, ...]] = {
     "strategy": ("def order(", "def draw(", "def meets(", "def keep("),
     "objective": ("class Objective",),
     "task": ("def evaluate(",),
+    "probe": ("def probe(",),
     "law": ("class Law",),
 }
 

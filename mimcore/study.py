@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mimcore import registry
 from mimcore.definition import Definition, nearest, problems
@@ -21,7 +21,7 @@ from mimcore.execution import Execution
 from mimcore.runs import Coordinates, Extra, Phase, in_order, phase_mistakes
 
 #: Blocks of named definitions; the study's list of each kind has the same name.
-KINDS = ("pools", "subsets", "models", "objectives", "schedules", "tasks")
+KINDS = ("pools", "subsets", "models", "objectives", "schedules", "features", "tasks")
 NAME = re.compile(r"[A-Za-z0-9_]+")
 SEED = re.compile(r"s[0-9]+")
 
@@ -36,10 +36,26 @@ class Grid(Definition):
     objectives: list[str] = Field(min_length=1)
     schedules: list[str] = Field(min_length=1)
     seeds: list[str] = Field(min_length=1)
-    tasks: list[str] = Field(min_length=1)
+    #: What goes through each encoder once, for the probes.
+    features: list[str]
+    #: Tasks on frozen features alone.
+    probes: list[str]
+    #: Tasks that work with the encoder itself.
+    tasks: list[str]
     extra: dict[str, Extra] = Field(default_factory=dict)
     #: Runs that follow a run, by name; DVC needs the line even where there is none.
     phases: dict[str, Phase]
+
+    @model_validator(mode="after")
+    def _measured(self) -> "Grid":
+        if not self.probes and not self.tasks:
+            raise ValueError("probes and tasks are both empty; name at least one of either")
+        return self
+
+    @property
+    def measures(self) -> list[str]:
+        """Probes and tasks: everything that runs are measured by."""
+        return [*self.probes, *self.tasks]
 
 
 @dataclass(frozen=True)
@@ -129,8 +145,30 @@ class Study:
         return dict(block[name])
 
     def pool_of(self, kind: str, name: str) -> str:
-        """The pool that a subset or a task names."""
+        """The pool that a subset, features or a task names."""
         return str(self.options(kind, name)["pool"])
+
+    def examples_kind(self, name: str) -> str:
+        """Whether ``name`` is of ``features`` or of ``tasks``: both choose images from a pool.
+
+        Raises:
+            UserError: it is neither, or a probe, which has the images of its features.
+        """
+        both = {**self.definitions["tasks"], **self.definitions["features"]}
+        if name not in both:
+            raise UserError(f"{self.file}: tasks and features have no '{name}'; {nearest(name, both)}")
+        if name in self.definitions["features"]:
+            return "features"
+        if self.module("tasks", name) in registry.names("probe"):
+            raise UserError(f"{self.file}: '{name}' is a probe, which has the images of its features.")
+        return "tasks"
+
+    def needs_of(self, kind: str, name: str) -> dict[str, str]:
+        """What must be known of every image of a task or of features: needs by the name of the task or probe that has them."""
+        if kind == "tasks":
+            return {name: str(registry.constant("task", self.module("tasks", name), "NEEDS"))}
+        probes = (probe for probe in self.grid.probes if self.options("tasks", probe).get("features") == name)
+        return {probe: str(registry.constant("probe", self.module("tasks", probe), "NEEDS")) for probe in probes}
 
     def module(self, kind: str, name: str) -> str:
         """The module of an objective or a task: its ``module``, or its own name."""
@@ -158,21 +196,41 @@ class Study:
         return {"module": self.module("objectives", name)} | self.options("objectives", name)
 
     def declared_task(self, name: str) -> dict[str, Any]:
-        """Everything that is declared of a task."""
+        """Everything that is declared of a task or a probe."""
         return {"module": self.module("tasks", name)} | self.options("tasks", name)
 
+    def features_of(self, probe: str) -> str:
+        """The features that a probe names.
+
+        Raises:
+            UserError: it names none that are defined.
+        """
+        name = str(self.options("tasks", probe).get("features"))
+        self.options("features", name)
+        return name
+
+    def declared_probe(self, name: str) -> dict[str, Any]:
+        """Everything that is declared of a probe and its features."""
+        return {"task": self.declared_task(name), "features": self.options("features", self.features_of(name))}
+
+    def declared_measure(self, name: str) -> dict[str, Any]:
+        """Everything that is declared of a task or a probe that the study lists."""
+        return self.declared_probe(name) if name in self.grid.probes else {"task": self.declared_task(name)}
+
     def _unknown_names(self) -> Iterator[str]:
-        for kind in KINDS:
+        for listed in (*KINDS, "probes"):
+            kind = "tasks" if listed == "probes" else listed
             known = self.definitions[kind]
-            for i, name in enumerate(getattr(self.grid, kind)):
+            for i, name in enumerate(getattr(self.grid, listed)):
                 if name not in known:
-                    yield f"study.{kind}.{i}: there is no {kind}.{name}; {nearest(name, known)}"
+                    yield f"study.{listed}.{i}: there is no {kind}.{name}; {nearest(name, known)}"
                 elif kind in ("objectives", "tasks") and (module := self.module(kind, name)) != name:
-                    yield f"study.{kind}.{i}: '{name}' is a variant of module '{module}'; list its runs under study.extra."
+                    yield f"study.{listed}.{i}: '{name}' is a variant of module '{module}'; list its runs under study.extra."
+        yield from self._misplaced()
         for i, seed in enumerate(self.grid.seeds):
             if not SEED.fullmatch(seed):
                 yield f"study.seeds.{i}: '{seed}' must be 's' and a number, such as s0."
-        for kind in ("subsets", "tasks"):
+        for kind in ("subsets", "features", "tasks"):
             for name in getattr(self.grid, kind):
                 pool = self.definitions[kind].get(name, {}).get("pool")
                 if name in self.definitions[kind] and pool not in self.grid.pools:
@@ -194,6 +252,28 @@ class Study:
         others = {name: at for name, at in self.runs.items() if not isinstance(at, Phase)}
         yield from (f"study.phases{sentence}" for sentence in phase_mistakes(self.grid.phases, others))
 
+    def _misplaced(self) -> Iterator[str]:
+        """Probes among the tasks and the other way round, and probes without their features."""
+        probes, tasks = registry.names("probe"), registry.names("task")
+        for i, name in enumerate(self.grid.tasks):
+            if name in self.definitions["tasks"] and self.module("tasks", name) in probes:
+                yield (
+                    f"study.tasks.{i}: '{name}' works on frozen features; list it under study.probes, and give tasks.{name} the name"
+                    " of a definition of features ('features: NAME'), which has 'pool', 'train_images' and 'test_images' in its place."
+                )
+        for i, name in enumerate(self.grid.probes):
+            options = self.definitions["tasks"].get(name)
+            if options is None:
+                continue
+            if self.module("tasks", name) in tasks:
+                yield f"study.probes.{i}: '{name}' works with the encoder itself; list it under study.tasks."
+            elif "features" in options and options["features"] not in self.grid.features:
+                wrong = options["features"]
+                yield f"tasks.{name}.features: '{wrong}' is not among study.features; {nearest(str(wrong), self.grid.features)}"
+        for i, name in enumerate(self.grid.features):
+            if name in self.grid.tasks:  # the images of both are written under their name
+                yield f"study.features.{i}: '{name}' is the name of a task as well; call the features by another."
+
     def _extra_mistakes(self, extra: Extra) -> Iterator[str]:
         for key in ("objective", "model", "subset", "schedule"):
             value, known = getattr(extra, key), self.definitions[f"{key}s"]
@@ -213,7 +293,10 @@ class Study:
 
         coordinates: tuple[Coordinate, ...] = ("objective", "model", "subset", "schedule", "seed")
         known = {name: {str(getattr(at, name)) for at in self.runs.values()} for name in coordinates}
-        metrics = {name: registry.load("task", self.module("tasks", name)).METRICS for name in self.grid.tasks}
+        metrics = {
+            name: registry.load("task", self.module("tasks", name)).METRICS
+            for name in (*self.grid.tasks, *self.grid.probes)
+        }
         for name, options in (self.fit.get("claims") or {}).items():
             yield from mistakes(Claim.model_validate(options), known, metrics, f"fit.claims.{name}")
 
@@ -247,13 +330,14 @@ class Study:
         Raises:
             UserError: with all mistakes at once, each with its dotted path.
         """
+        from mimcore.evaluation.features import FeaturesConfig
         from mimcore.models.encoder import Config as ModelConfig
         from mimcore.sampling.draw import mistakes
         from mimcore.scaling.fit_options import Config as FitConfig
         from mimcore.training.schedule import Schedule
 
         wrong = problems(FitConfig, self.fit, "fit") or list(self._claims_of_nothing())
-        for kind, config in (("models", ModelConfig), ("schedules", Schedule)):
+        for kind, config in (("models", ModelConfig), ("schedules", Schedule), ("features", FeaturesConfig)):
             for name, options in self.definitions[kind].items():
                 wrong += problems(config, options, f"{kind}.{name}")
         if not wrong:
@@ -265,8 +349,10 @@ class Study:
             for name, options in self.definitions[kind].items():
                 given = dict(options)
                 module = given.pop("format", None) if kind == "pools" else given.pop("module", name)
+                meant = kind == "tasks" and ("features" in given or module in registry.names("probe"))
+                found = "probe" if meant else what
                 try:
-                    config = registry.load(cast("registry.Kind", what), str(module)).Config
+                    config = registry.load(cast("registry.Kind", found), str(module)).Config
                 except UserError as error:
                     wrong.append(f"{kind}.{name}: {error}")
                     continue

@@ -39,8 +39,10 @@ schedules:
   short: {{images_seen: 20480, batch_size: 32, warmup_images: 2048, precision: float32}}
   middle: {{images_seen: 81920, batch_size: 32, warmup_images: 2048, precision: float32}}
   long: {{images_seen: 327680, batch_size: 32, warmup_images: 2048, precision: float32}}
+features:
+  all: {{pool: digits}}
 tasks:
-  linear: {{pool: digits}}
+  linear: {{features: all}}
 study:
   title: A grid
   pools: [digits]
@@ -49,7 +51,9 @@ study:
   objectives: [mae]
   schedules: [short, middle, long]
   seeds: [s0]
-  tasks: [linear]
+  features: [all]
+  probes: [linear]
+  tasks: []
   extra: {{}}  # odd runs
   phases: {{}}
 fit: {{bootstrap: 100}}

@@ -33,13 +33,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_runs_from_top_to_bottom(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
     headline = next(iter(names["accuracy"].values()))
     assert headline > 0.9, "two colours are easy to tell apart"
     assert set(names["run"].metrics["metrics"]) == {"val_loss", "seen_loss", "train_loss"}
+    definition = names["second"].metrics["definition"]
+    assert (definition["use"], definition["after"]) == ("weights", names["declared"])
     # The transform is what validation sees: the whole of a square image, resampled and normalised.
     image = names["run"].transform("photos/a/0.png")
     assert image.shape == (3, 32, 32)

@@ -27,11 +27,17 @@ VERBS = {
     "sample": ["subset", "seed", "--params"],
     "export": ["subset", "seed", "--out", "--params"],
     "features": ["pool", "--run", "--timm", "--checkpoint", "--pooling", "--batch-size", "--out", "--params"],
-    "examples": ["task", "--params"],
+    "examples": ["name", "--params"],
     "prepare": ["name", "--params"],
     "pretrain": ["run", "--params"],
+    "sweep-rate": ["run", "--factor", "--params"],
+    "best-rate": ["run", "--confidence", "--json", "--params"],
     "evaluate": ["run", "task", "--params"],
     "floor": ["model", "task", "--params"],
+    "extract": ["run", "features", "--params"],
+    "extract-floor": ["model", "features", "--params"],
+    "probe": ["run", "task", "--params"],
+    "probe-floor": ["model", "task", "--params"],
     "collect": ["--params"],
     "fit": ["table", "--map", "--law", "--holdout", "--out", "--bootstrap", "--confidence", "--seed", "--params"],
     "report": [],
@@ -132,12 +138,21 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
     [
         (["pretrain", "mae-tiny-n16-short-s7"], "the study has no run 'mae-tiny-n16-short-s7'; did you mean"),
         (["evaluate", "mae-tiny-n16-short-s0", "liner"], "tasks has no 'liner'; did you mean 'linear'?"),
-        (["floor", "huge", "linear"], "models has no 'huge'; known: tiny."),
+        (
+            ["evaluate", "mae-tiny-n16-short-s0", "linear"],
+            "'linear' is a probe on frozen features: mimcore probe RUN linear",
+        ),
+        (["probe", "mae-tiny-n16-short-s0", "liner"], "tasks has no 'liner'; did you mean 'linear'?"),
+        (["probe-floor", "huge", "linear"], "models has no 'huge'; known: tiny."),
+        (["extract", "mae-tiny-n16-short-s0", "al"], "features has no 'al'; did you mean 'all'?"),
+        (["extract-floor", "huge", "all"], "models has no 'huge'; known: tiny."),
         (["sample", "n17", "s0"], "subsets has no 'n17'; did you mean 'n16'?"),
         (["index", "digit"], "pools has no 'digit'; did you mean 'digits'?"),
         (["index", "digits"], "listings/digits.json"),
         (["sample", "n16", "s0"], "artifacts/index/digits"),
-        (["examples", "linear"], "artifacts/index/digits"),
+        (["examples", "all"], "artifacts/index/digits"),
+        (["examples", "linear"], "'linear' is a probe, which has the images of its features"),
+        (["examples", "al"], "tasks and features have no 'al'; did you mean 'all'?"),
         (["scan", "digit"], "pools has no 'digit'; did you mean 'digits'?"),
         (["collect"], "is missing"),
         (["fit"], "artifacts/results/results.parquet"),
@@ -237,7 +252,7 @@ class TestUse:
         (study / "studies/small.yaml").write_bytes((study / "params.yaml").read_bytes())
         done = CliRunner().invoke(app, ["use", str(chosen)])
         assert done.exit_code == 0
-        assert done.stdout == "params.yaml is now 'Another': 4 runs, tasks linear. Next: dvc repro\n"
+        assert done.stdout == "params.yaml is now 'Another': 4 runs, measured by linear. Next: dvc repro\n"
 
     def test_a_wrong_study_is_not_put_in_force(self, study: Path) -> None:
         chosen = self.ready(study)

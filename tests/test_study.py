@@ -14,7 +14,8 @@ SMALL: dict[str, Any] = {
     "models": {"tiny": {"image_size": 64, "patch_size": 8}},
     "objectives": {"mae": {}, "mae60": {"module": "mae", "mask_ratio": 0.6}},
     "schedules": {"short": {"images_seen": 512, "batch_size": 64, "warmup_images": 64}},
-    "tasks": {"linear": {"pool": "digits"}},
+    "features": {"all": {"pool": "digits"}},
+    "tasks": {"linear": {"features": "all"}},
     "study": {
         "pools": ["digits"],
         "subsets": ["n16", "n64"],
@@ -22,7 +23,9 @@ SMALL: dict[str, Any] = {
         "objectives": ["mae"],
         "schedules": ["short"],
         "seeds": ["s0", "s1"],
-        "tasks": ["linear"],
+        "features": ["all"],
+        "probes": ["linear"],
+        "tasks": [],
         "phases": {},
     },
 }
@@ -75,6 +78,16 @@ def test_runs_are_named_by_their_coordinates(tmp_path: Path) -> None:
         ("models.my-model", {}, "models.my-model: a name has letters, digits and '_' only"),
         ("subsets.n16.size", 5, "subsets.n16: an option may not be called 'size'"),
         ("subsets.n16.pool", "digit", "subsets.n16.pool: 'digit' is not among study.pools; did you mean 'digits'"),
+        ("study.probes", None, "study.probes: required, but not given"),
+        ("study.probes", [], "study: probes and tasks are both empty; name at least one of either"),
+        (
+            "study.tasks",
+            ["linear"],
+            "study.tasks.0: 'linear' works on frozen features; list it under study.probes, and give",
+        ),
+        ("tasks.linear.features", "al", "tasks.linear.features: 'al' is not among study.features; did you mean 'all'"),
+        ("study.features", ["al"], "study.features.0: there is no features.al; did you mean 'all'"),
+        ("features.all.pool", "digit", "features.all.pool: 'digit' is not among study.pools; did you mean 'digits'"),
         ("execution.workrs", 2, "execution.workrs: unknown option; did you mean 'workers'"),
     ],
 )
@@ -94,9 +107,16 @@ def test_structure_and_names(tmp_path: Path, path: str, value: object, message: 
             "schedules.short: images_seen 500 is not a whole number of batches of 64; nearest are 448 and 512",
         ),
         ("objectives.mae.mask_ratio", 1.5, "objectives.mae.mask_ratio: input should be less than 1"),
-        ("tasks.linaer", {"pool": "digits"}, "tasks.linaer: there is no task called 'linaer'; did you mean 'linear'"),
+        ("tasks.linaer", {"features": "all"}, "tasks.linaer: there is no probe called 'linaer'; did you mean 'linear'"),
+        ("features.all.pooling", "cls", "features.all.pooling: unknown option"),
+        ("tasks.linear.pool", "digits", "tasks.linear.pool: unknown option"),
         ("pools.digits.format", "digitz", "pools.digits: there is no format called 'digitz'; did you mean 'digits'"),
         ("fit", {"bootstrp": 10}, "fit.bootstrp: unknown option; did you mean 'bootstrap'"),
+        (
+            "fit.claims",
+            {"it": {"kind": "improves_with_data", "words": "So.", "at": {"model": "tny"}}},
+            "fit.claims.it.at.model: 'tny' is not in the study; did you mean 'tiny'",
+        ),
     ],
 )
 def test_options(tmp_path: Path, path: str, value: object, message: str) -> None:
@@ -195,6 +215,17 @@ def test_weights_go_to_a_model_of_another_image_size_alone(tmp_path: Path) -> No
     Study.read(write(tmp_path, phases, ("models.other", tiny | {"image_size": 96}))).check()
     with pytest.raises(UserError, match=r"models\.other differs from models\.tiny in patch_size, depth; weights fit"):
         Study.read(write(tmp_path, phases, ("models.other", tiny | {"patch_size": 16, "depth": 3}))).check()
+
+
+def test_a_task_among_the_probes_and_features_named_as_a_task_are_refused(tmp_path: Path) -> None:
+    tune = ("tasks.finetune", {"pool": "digits", "images_seen": 64, "batch_size": 32})
+    with pytest.raises(
+        UserError, match=r"study.probes.1: 'finetune' works with the encoder itself; list it under study.tasks"
+    ):
+        Study.read(write(tmp_path, tune, ("study.probes", ["linear", "finetune"])))
+    same = (("features.finetune", {"pool": "digits"}), ("study.features", ["all", "finetune"]))
+    with pytest.raises(UserError, match=r"study.features.1: 'finetune' is the name of a task as well"):
+        Study.read(write(tmp_path, tune, ("study.tasks", ["finetune"]), *same))
 
 
 def test_all_mistakes_at_once(tmp_path: Path) -> None:

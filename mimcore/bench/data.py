@@ -214,7 +214,8 @@ def _decode(images: Images, held: Mapping[int, bytes], run: Run, times: _Times, 
                     bottom = int(boxes[place, 0] + boxes[place, 2])
                     whole, divisor = decode_scaled(held[position], divisors[place], images.channels, bottom)
                     decoded = time.perf_counter()
-                    cropped = resample(cut(whole, boxes[place].tolist(), divisor), shape)
+                    box = boxes[place].tolist()
+                    cropped = resample(cut(whole, box, divisor), shape, schedule.crop_interpolation)
                 else:
                     cropped = decode(held[position], images.image_size, images.channels).transpose(1, 2, 0)
                     decoded = time.perf_counter()

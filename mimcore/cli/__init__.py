@@ -17,7 +17,10 @@ from mimcore.lifetime import die_with_parent
 __all__ = ["app", "main"]
 
 #: Modules with verbs, in the order of the help.
-ROOMS = ("study", "data", "sampling", "training", "evaluation", "weights", "scaling", "plan", "advise", "look", "bench")
+ROOMS = (
+    *("study", "data", "sampling", "training", "evaluation", "probes"),
+    *("weights", "scaling", "rates", "plan", "advise", "look", "bench"),
+)
 for room in ROOMS:
     import_module(f"{__name__}.{room}")
 

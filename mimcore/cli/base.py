@@ -21,6 +21,11 @@ SubsetName = Annotated[str, typer.Argument(help="A name under 'subsets'.", metav
 SeedName = Annotated[str, typer.Argument(help="A replicate, such as s0.", metavar="SEED")]
 ModelName = Annotated[str, typer.Argument(help="A name under 'models'.", metavar="MODEL")]
 TaskName = Annotated[str, typer.Argument(help="A name under 'tasks'.", metavar="TASK")]
+ProbeName = Annotated[
+    str, typer.Argument(help="A name under 'tasks' that the study lists as a probe.", metavar="PROBE")
+]
+FeaturesName = Annotated[str, typer.Argument(help="A name under 'features'.", metavar="FEATURES")]
+ExamplesName = Annotated[str, typer.Argument(help="A name under 'tasks' or 'features'.", metavar="NAME")]
 RunName = Annotated[
     str,
     typer.Argument(

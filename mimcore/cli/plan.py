@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Times of a few steps, by machine; no artifact.
 PROBES = layout.SCRATCH / "plan.json"
+#: What a run is measured by, and the same of a model that was never trained.
+MEASURES, FLOORS = ("features", "probe", "evaluate"), ("features-floor", "probe-floor", "floor")
 
 
 @app.command(rich_help_panel=ANSWER)
@@ -96,12 +98,12 @@ def _stages(study: Study) -> "Iterator[Stage]":
     for subset in grid.subsets:
         for seed in grid.seeds:
             yield Stage("sample", f"sample@{subset}-{seed}", indexed)
-    for task in grid.tasks:
-        yield Stage("examples", f"examples@{task}", indexed)
+    for name in (*grid.features, *grid.tasks):
+        beside = "-features" if name in grid.features else ""
+        yield Stage("examples", f"examples{beside}@{name}", indexed)
     learned = {name: f"prepare{_beside(study, name)}@{name}" for name in study.prepared}
     for name, (_, subset, seed) in study.prepared.items():
         yield Stage("prepare", learned[name], (f"sample@{subset}-{seed}",))
-    tasks = {task: (study.declared_task(task), _task_images(study, task)) for task in grid.tasks}
     last = []
     for name, at in study.runs.items():
         beside = _beside(study, name)
@@ -111,15 +113,15 @@ def _stages(study: Study) -> "Iterator[Stage]":
         images = _subset_images(study, at.subset, at.seed)
         yield Stage("pretrain", f"pretrain{beside}@{name}", drawn, declared, (images,))
         last.append(f"pretrain{beside}@{name}")
-        for task, (options, examples) in tasks.items():
-            needs = (f"pretrain{beside}@{name}", f"examples@{task}")
-            last.append(f"evaluate{beside}@{name}-{task}")
-            yield Stage("evaluate", last[-1], needs, {"task": options, "run": declared}, examples)
+        of = {"run": declared}
+        for stage in _measured(study, name, of, {verb: f"{verb}{beside}" for verb in MEASURES}, (last[-1],)):
+            last.append(stage.name)
+            yield stage
     for model in grid.models:
-        for task, (options, examples) in tasks.items():
-            last.append(f"floor@{model}-{task}")
-            definition = {"task": options, "model": study.options("models", model)}
-            yield Stage("floor", last[-1], (f"examples@{task}",), definition, examples)
+        of = {"model": study.options("models", model)}
+        for stage in _measured(study, model, of, dict(zip(MEASURES, FLOORS, strict=True)), ()):
+            last.append(stage.name)
+            yield stage
     for verb in ("collect", "fit", "report"):
         yield Stage(verb, verb, tuple(last))
         last = [verb]
@@ -128,6 +130,38 @@ def _stages(study: Study) -> "Iterator[Stage]":
 def _beside(study: Study, run: str) -> str:
     """What the names of a run's stages have after their verb."""
     return "-extra" if run in study.grid.extra else "-phase" if run in study.grid.phases else ""
+
+
+def _measured(
+    study: Study, name: str, of: dict[str, Any], called: dict[str, str], after: tuple[str, ...]
+) -> "Iterator[Stage]":
+    """What a run or a model is measured by: its features once, the probes on them, and the tasks."""
+    from mimcore.plan.work import Stage
+
+    def verb(what: str) -> str:
+        return called[what] if called[what] in FLOORS else what
+
+    for features in study.grid.features:
+        definition = {"features": study.options("features", features), **of}
+        needs = (*after, f"examples-features@{features}")
+        images = _chosen_images(study, "features", features)
+        yield Stage(verb("features"), f"{called['features']}@{name}-{features}", needs, definition, images)
+    for probe in study.grid.probes:
+        features = study.features_of(probe)
+        definition = {**study.declared_probe(probe), **of}
+        needs = (f"{called['features']}@{name}-{features}",)
+        images = _chosen_images(study, "features", features)
+        yield Stage(verb("probe"), f"{called['probe']}@{name}-{probe}", needs, definition, images)
+    for task in study.grid.tasks:
+        definition = {"task": study.declared_task(task), **of}
+        needs = (*after, f"examples@{task}")
+        yield Stage(
+            verb("evaluate"),
+            f"{called['evaluate']}@{name}-{task}",
+            needs,
+            definition,
+            _chosen_images(study, "tasks", task),
+        )
 
 
 def _subset_images(study: Study, subset: str, seed: str) -> int:
@@ -140,10 +174,10 @@ def _subset_images(study: Study, subset: str, seed: str) -> int:
     return int(drawn)
 
 
-def _task_images(study: Study, task: str) -> tuple[int, int]:
-    """Images that a task trains and tests on: as chosen, as declared, or all of the pool's."""
-    pool = study.pool_of("tasks", task)
-    options, chosen = study.options("tasks", task), _card(layout.examples(task))
+def _chosen_images(study: Study, kind: str, name: str) -> tuple[int, int]:
+    """Images that a task or features train and test on: as chosen, as declared, or all of the pool's."""
+    pool = study.pool_of(kind, name)
+    options, chosen = study.options(kind, name), _card(layout.examples(name))
     index, made = _card(layout.index(pool)), study.options("pools", pool)
     if "val_images" in made and "images" in made:  # a pool that is made here knows its number
         index = {"train": made["images"] - made["val_images"], "val": made["val_images"]} | index
@@ -152,7 +186,7 @@ def _task_images(study: Study, task: str) -> tuple[int, int]:
         images = chosen.get(part, options.get(f"{part}_images") or index.get(split))
         if images is None:
             raise UserError(
-                f"tasks.{task}.{part}_images: not given, and pool '{pool}' is not indexed, so that its number is not known; give "
+                f"{kind}.{name}.{part}_images: not given, and pool '{pool}' is not indexed, so that its number is not known; give "
                 f"it, or run 'dvc repro index@{pool}'."
             )
         found.append(int(images))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mimcore import layout
-from mimcore.cli.base import PARAMS, PREPARE, WORK, Params, SeedName, SubsetName, TaskName, app
+from mimcore.cli.base import PARAMS, PREPARE, WORK, ExamplesName, Params, SeedName, SubsetName, app
 from mimcore.study import Study
 
 
@@ -53,14 +53,16 @@ def export(
 
 
 @app.command(rich_help_panel=WORK)
-def examples(task: TaskName, params: Params = PARAMS) -> None:
-    """Choose the labelled images that a task trains and tests on."""
+def examples(name: ExamplesName, params: Params = PARAMS) -> None:
+    """Choose the images that a task, or the features of probes, train and test on."""
     from mimcore.artifacts import Provenance
     from mimcore.sampling.examples import choose
 
     study = Study.read(params)
-    options, pool = study.declared_task(task), study.pool_of("tasks", task)
-    output = layout.examples(task)
-    with Provenance(layout.provenance(output), f"examples {task}", options, {"index": pool}):
-        card = choose(task, options, layout.index(pool), output)
-    print(f"{task}: {card['train']:,} images to train on, {card['test']:,} to test on.")
+    kind = study.examples_kind(name)
+    options, pool = study.options(kind, name), study.pool_of(kind, name)
+    needs = study.needs_of(kind, name)
+    output = layout.examples(name)
+    with Provenance(layout.provenance(output), f"examples {name}", options, {"index": pool}):
+        card = choose(f"{kind}.{name}", options, layout.index(pool), output, needs)
+    print(f"{name}: {card['train']:,} images to train on, {card['test']:,} to test on.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,10 +23,10 @@ def collect(params: Params = PARAMS) -> None:
     found = gather(_grid(study), layout.ARTIFACTS, layout.RESULTS, layout.IMPORTED)
     # Only now: with the wrong study file, collecting has failed, and nothing is moved.
     aside = layout.SCRATCH / "set-aside"
-    if strangers := set_aside(layout.ARTIFACTS, _gathered(study), aside):
+    if strangers := set_aside(layout.ARTIFACTS, _named(study), aside):
         first = f"{strangers[0]}" + (f" and {len(strangers) - 1} more" if len(strangers) > 1 else "")
         print(f"{first}: not of this study, moved to {aside}.")
-    print(f"{found['runs']} runs, {found['rows']} numbers.", *found["warnings"], sep="\n")
+    print(f"{found['runs']} runs, {found['rows']} numbers.", *found["warnings"], *found["not_applicable"], sep="\n")
     if found["imported"]:
         print(f"Beside them {found['imported']} imported runs, of {layout.IMPORTED}.")
 
@@ -59,32 +59,34 @@ def fit(
         str | None, typer.Option(help="Rows to forecast instead of fitting them, such as 'params_m > 1000'.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The JSON file to write.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="A folder for a page with the law's figures (report.html).")
+    ] = None,
     bootstrap: Annotated[int, typer.Option(help="Refits behind the intervals.")] = 1000,
     confidence: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.9,
     seed: Annotated[int, typer.Option(help="Seed of the refits.")] = 0,
     params: Params = PARAMS,
 ) -> None:
     """Fit scaling laws to the study's results, or one law to any TABLE (with --law and --out)."""
+    from mimcore.scaling.choose import sentences
     from mimcore.scaling.fit import fit as work
 
     if table is None:
-        if mapping or law or holdout or out:
+        if mapping or law or holdout or out or report:
             raise UserError(
-                "--map, --law, --holdout and --out are for a table: mimcore fit TABLE --law NAME --out FIT.json."
+                "--map, --law, --holdout, --out and --report are for a table: mimcore fit TABLE --law NAME --out FIT.json."
             )
-        work(layout.RESULTS / "results.parquet", Study.read(params).fit, layout.FIT)
+        found = work(layout.RESULTS / "results.parquet", Study.read(params).fit, layout.FIT)
+        print(*sentences(found["laws"]), sep="\n")
         return
     if law is None or out is None:
         raise UserError("mimcore fit TABLE needs --law NAME and --out FIT.json.")
-    _fit_table(table, mapping, law, holdout, out, {"bootstrap": bootstrap, "confidence": confidence, "seed": seed})
-
-
-def _fit_table(
-    table: Path, mapping: Path | None, law: str, holdout: str | None, out: Path, options: dict[str, Any]
-) -> None:
     from mimcore.scaling.fit_table import fit_table, summary
 
-    print(summary(fit_table(table, law, out, mapping=mapping, holdout=holdout, options=options)))
+    options = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
+    print(summary(fit_table(table, law, out, mapping=mapping, holdout=holdout, options=options, report=report)))
+    if report is not None:
+        print(f"report: {report / 'report.html'}")
 
 
 @app.command(rich_help_panel=WORK)
@@ -109,17 +111,24 @@ def results() -> None:
     print(f"report: {layout.REPORT / 'report.html'}")
 
 
+def _named(study: Study) -> Iterator[Path]:
+    """Every artifact of the study in the folders that ``collect`` and the probes look at as a whole."""
+    yield from _gathered(study)
+    for features in study.grid.features:
+        yield from (layout.features(of, features) for of in (*study.runs, *study.grid.models))
+
+
 def _gathered(study: Study) -> Iterator[Path]:
     """Every artifact that ``collect`` reads."""
     for run in study.runs:
         yield layout.run(run)
-        yield from (layout.evaluation(run, task) for task in study.grid.tasks)
-    yield from (layout.floor(model, task) for model in study.grid.models for task in study.grid.tasks)
+        yield from (layout.evaluation(run, task) for task in study.grid.measures)
+    yield from (layout.floor(model, task) for model in study.grid.models for task in study.grid.measures)
 
 
 def _grid(study: Study) -> dict[str, object]:
     """What ``collect`` expects to find: every run, evaluation and floor, with what is declared of it."""
-    tasks = {task: study.declared_task(task) for task in study.grid.tasks}
+    measures = {name: study.declared_measure(name) for name in study.grid.measures}
     declared = {name: study.declared_run(name) for name in study.runs}
     models = {at.model for at in study.runs.values() if at.model in study.grid.models}
     return {
@@ -133,11 +142,13 @@ def _grid(study: Study) -> dict[str, object]:
             for name, at in study.runs.items()
         },
         "evals": {
-            name: {task: {"task": options, "run": declared[name]} for task, options in tasks.items()}
+            name: {measure: {**options, "run": declared[name]} for measure, options in measures.items()}
             for name in study.runs
         },
         "floors": {
-            model: {task: {"task": options, "model": study.options("models", model)} for task, options in tasks.items()}
+            model: {
+                measure: {**options, "model": study.options("models", model)} for measure, options in measures.items()
+            }
             for model in sorted(models)
         },
     }

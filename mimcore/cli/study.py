@@ -18,7 +18,7 @@ def use(
     """Put a study in force: check it and copy it to params.yaml."""
     chosen = Study.read(study)
     chosen.check()
-    ready = {file.read_bytes() for file in Path("studies").glob("*.yaml")}
+    ready = {file.read_bytes() for file in Path("studies").rglob("*.yaml")}
     if PARAMS.exists() and PARAMS.read_bytes() not in ready and not force:
         raise UserError(
             "params.yaml holds edits of your own that no file of studies/ has; save it there under a name, or add --force to replace it."
@@ -28,7 +28,8 @@ def use(
     with file(PARAMS) as part:
         part.write_bytes(study.read_bytes())
     grid = chosen.grid
-    print(f"params.yaml is now '{grid.title}': {len(chosen.runs)} runs, tasks {', '.join(grid.tasks)}. Next: dvc repro")
+    measures = ", ".join(grid.measures)
+    print(f"params.yaml is now '{grid.title}': {len(chosen.runs)} runs, measured by {measures}. Next: dvc repro")
 
 
 @app.command(rich_help_panel=PREPARE)

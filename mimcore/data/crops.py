@@ -1,9 +1,13 @@
 """Random resized crop and flip of a whole batch on its device, as two matrix products."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
+
+#: Filters that crops are resampled with.
+Interpolation = Literal["bicubic", "bilinear"]
 
 #: How often a crop is drawn before the centre is taken (torchvision's RandomResizedCrop).
 TRIES = 10
@@ -17,8 +21,9 @@ def random_resized_crop(
     generator: Generator,
     drawn: int | None = None,
     first: int = 0,
+    interpolation: Interpolation = "bicubic",
 ) -> Tensor:
-    """Crop each image at random, resize to its full size by bicubic interpolation, flip every other one.
+    """Crop each image at random, resize to its full size, flip every other one.
 
     Equals torchvision's ``RandomResizedCrop`` (Szegedy et al. 2015) followed by ``RandomHorizontalFlip``, one draw per image. Resampling is
     separable: rows and columns are each a sparse matrix, so a crop, a resize and a flip are two products.
@@ -31,6 +36,7 @@ def random_resized_crop(
         generator: a CPU generator; the draws are the same on every device.
         drawn: images to draw for, where ``images`` are a part of a batch; B if None.
         first: which of the ``drawn`` the first of ``images`` is.
+        interpolation: the filter.
 
     Returns:
         float32 ``(B, C, H, W)``, in [0, 255] (clamped, as bicubic interpolation overshoots).
@@ -40,8 +46,9 @@ def random_resized_crop(
     crops = draw_crops(drawn, height, width, scale, ratio, generator)
     top, left, rows, columns = (side[mine] for side in crops)
     mirrored = torch.rand(drawn, generator=generator)[mine] < 0.5 if flip else torch.zeros(batch, dtype=torch.bool)
-    vertical = resampling_matrix(top, rows, height, torch.zeros_like(mirrored), images.device)  # (B, H, H)
-    horizontal = resampling_matrix(left, columns, width, mirrored, images.device)  # (B, W, W)
+    upright = torch.zeros_like(mirrored)
+    vertical = resampling_matrix(top, rows, height, upright, images.device, interpolation)  # (B, H, H)
+    horizontal = resampling_matrix(left, columns, width, mirrored, images.device, interpolation)  # (B, W, W)
     with torch.autocast(images.device.type, enabled=False):
         # Both products take the channels together: far faster than a small product for each channel.
         pixels = torch.bmm(images.float().reshape(batch, channels * height, width), horizontal.transpose(1, 2))
@@ -85,11 +92,18 @@ def draw_crops(
     return top, left, rows, columns
 
 
-def resampling_matrix(start: Tensor, length: Tensor, size: int, mirrored: Tensor, device: torch.device) -> Tensor:
+def resampling_matrix(
+    start: Tensor,
+    length: Tensor,
+    size: int,
+    mirrored: Tensor,
+    device: torch.device,
+    interpolation: Interpolation = "bicubic",
+) -> Tensor:
     """Weights that resample the pixels ``[start, start + length)`` of a line of ``size`` pixels to ``size`` pixels.
 
-    Bicubic with a = -0.5, normalised over the pixels inside the crop: the filter of Pillow and of torchvision's
-    ``resize(antialias=True)``. A crop is never larger than its result, so four pixels reach each result.
+    Bicubic with a = -0.5 or linear, normalised over the pixels inside the crop: the filters of Pillow and of torchvision's
+    ``resize(antialias=True)``. A crop is never larger than its result, so that no more than four pixels reach each result.
 
     Args:
         start: first pixel of the crop, int64 ``(B,)``.
@@ -97,6 +111,7 @@ def resampling_matrix(start: Tensor, length: Tensor, size: int, mirrored: Tensor
         size: pixels of the line, and of the result.
         mirrored: reverse the result, bool ``(B,)``.
         device: where to compute.
+        interpolation: the filter.
 
     Returns:
         float32 ``(B, size, size)``: result by source.
@@ -107,9 +122,12 @@ def resampling_matrix(start: Tensor, length: Tensor, size: int, mirrored: Tensor
     center = start_ + (out + 0.5) * (length_.float() / size) - 0.5
     taps = center.floor().long() + torch.arange(-1, 3, device=device)  # (B, size, 4)
     distance = (center - taps).abs_()
-    near = (1.5 * distance - 2.5) * distance * distance + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+    if interpolation == "bilinear":
+        weights = (1 - distance).clamp_(min=0)
+    else:
+        near = (1.5 * distance - 2.5) * distance * distance + 1
+        far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+        weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
     weights = weights * ((taps >= start_) & (taps < start_ + length_))
     weights = weights / weights.sum(dim=2, keepdim=True)
     dense = weights.new_zeros(len(start), size, size)

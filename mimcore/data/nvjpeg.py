@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.io import ImageReadMode
 
+from mimcore.data.crops import Interpolation
 from mimcore.data.decode import MAX_PIXELS, U8, DecodeError, Shape
 from mimcore.data.draws import I64
 from mimcore.data.jpeg import may_be_turned
@@ -52,7 +53,14 @@ class EncodedCrops(RandomCrops):
                 end += len(data)
                 continue
             with images.explained(position):
-                crops = crops_of(data, shown.tolist(), int(plan.shrinks[k]), images.channels, images.shape)
+                crops = crops_of(
+                    data,
+                    shown.tolist(),
+                    int(plan.shrinks[k]),
+                    images.channels,
+                    images.shape,
+                    interpolation=self.interpolation,
+                )
             for place, crop in zip(places, crops, strict=True):
                 table[place, _OFFSET] = end
                 parts.append(crop.tobytes())
@@ -61,13 +69,19 @@ class EncodedCrops(RandomCrops):
         return np.frombuffer(bytearray(b"".join([head, *parts])), np.uint8)
 
 
-def decoded(made: Iterable[U8], shape: Shape, channels: int, device: torch.device) -> Iterator[Tensor]:
+def decoded(
+    made: Iterable[U8],
+    shape: Shape,
+    channels: int,
+    device: torch.device,
+    interpolation: Interpolation = "bicubic",
+) -> Iterator[Tensor]:
     """Yield the batches of ``EncodedCrops``: uint8 ``(B, C, H, W)`` on the device.
 
     On a CPU libjpeg-turbo takes nvJPEG's place, for tests.
     """
     for batch in made:
-        yield _crops(batch, shape, channels, device)
+        yield _crops(batch, shape, channels, device, interpolation)
 
 
 def refuse_without_gpu(device: torch.device) -> None:
@@ -93,7 +107,7 @@ def _is_plain(data: bytes) -> bool:
     return colours in ("YCbCr", "Gray") and height * width <= MAX_PIXELS
 
 
-def _crops(batch: U8, shape: Shape, channels: int, device: torch.device) -> Tensor:
+def _crops(batch: U8, shape: Shape, channels: int, device: torch.device, interpolation: Interpolation) -> Tensor:
     count = int(batch[:8].view(np.int64)[0])
     table = batch[8 : 8 * (1 + 6 * count)].view(np.int64).reshape(count, 6)
     held = batch[8 * (1 + 6 * count) :]
@@ -106,19 +120,19 @@ def _crops(batch: U8, shape: Shape, channels: int, device: torch.device) -> Tens
         box = row[_BOX].tolist()
         whole = images.get((start, length))
         if whole is not None:
-            crops.append(_resample(whole, box, shape))
+            crops.append(_resample(whole, box, shape, interpolation))
             continue
         if length:  # nvJPEG failed
-            (crop,) = _on_cpu(held[start : start + length].tobytes(), box, channels, shape)
+            (crop,) = _on_cpu(held[start : start + length].tobytes(), box, channels, shape, interpolation)
         else:
             crop = held[start : start + shape[0] * shape[1] * channels].reshape(*shape, channels)
         crops.append(torch.from_numpy(crop.transpose(2, 0, 1)).to(device))
     return torch.stack(crops)
 
 
-def _on_cpu(data: bytes, box: list[int], channels: int, shape: Shape) -> list[U8]:
+def _on_cpu(data: bytes, box: list[int], channels: int, shape: Shape, interpolation: Interpolation) -> list[U8]:
     try:
-        return crops_of(data, [box], 1, channels, shape)
+        return crops_of(data, [box], 1, channels, shape, interpolation=interpolation)
     except DecodeError as error:
         raise UserError(
             f"an image of {len(data)} bytes can be decoded neither by nvJPEG nor on the CPU ({error}); 'jpeg_decoder: turbo'"
@@ -148,9 +162,9 @@ def _operator(data: list[Tensor], channels: int, device: torch.device) -> list[T
     return [torch.ops.image.decode_jpeg(one, mode, False) for one in data]
 
 
-def _resample(whole: Tensor, box: list[int], shape: Shape) -> Tensor:
-    """Cut and resample, bicubic with antialiasing, as ``mimcore.data.views.resample`` does on a CPU."""
+def _resample(whole: Tensor, box: list[int], shape: Shape, interpolation: Interpolation) -> Tensor:
+    """Cut and resample with antialiasing, as ``mimcore.data.views.resample`` does on a CPU."""
     top, left, height, width = box
     part = whole[None, :, top : top + height, left : left + width].float()
-    found = functional.interpolate(part, shape, mode="bicubic", antialias=True)
+    found = functional.interpolate(part, shape, mode=interpolation, antialias=True)
     return found.round_().clamp_(0, 255).to(torch.uint8)[0]

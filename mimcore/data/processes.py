@@ -27,7 +27,7 @@ def stream(batches: Batches, start_step: int, stop_step: int) -> Iterator[U8]:
     decodes is not kept: each process would keep its own.
 
     Raises:
-        UserError: as in ``Batches.batch``, at its step; or a process was killed.
+        UserError: as in ``Batches.batch``, at its step; a process was killed, or the shared memory is full.
     """
     # A fork of this process would copy the locks of its threads, some of them held; the server has none, and imports once.
     context = get_context("forkserver")
@@ -88,9 +88,25 @@ class _Steps(Dataset[Any]):
             options, image_size, root, channels = self._images
             self._batches = Batches(Images(options, rows, image_size, root, 0, channels), workers=0, **self._stream)
         try:
-            return torch.from_numpy(self._batches.batch(step))
+            return _shared(torch.from_numpy(self._batches.batch(step)), step)
         except UserError as error:  # torch would wrap it in a traceback of the worker
             return error
+
+
+def _shared(batch: Tensor, step: int) -> Tensor:
+    """Put a batch where the training process finds it; left to the queue, a failure would be printed, and waited on for ever.
+
+    Raises:
+        UserError: there is no room.
+    """
+    try:
+        shared: Tensor = batch.share_memory_()
+    except RuntimeError as error:
+        raise UserError(
+            f"the shared memory (/dev/shm) has no room for the batch of step {step}, {batch.nbytes / 2**20:.1f} MiB ({error}); "
+            "give the container more (--shm-size), lower execution.workers, or set execution.worker_kind: thread."
+        ) from None
+    return shared
 
 
 def on_device(batches: Iterable[U8], device: torch.device) -> Iterator[Tensor]:

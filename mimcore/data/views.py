@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from mimcore.data.crops import Interpolation
 from mimcore.data.decode import U8, Shape, decode
 from mimcore.data.draws import I64, draw_boxes
 from mimcore.data.jpeg import decode_jpeg
@@ -28,11 +29,13 @@ class RandomCrops:
         seed: of the crops.
         scale: least and greatest area of a crop, part of the image.
         ratio: least and greatest width over height of a crop.
+        interpolation: the filter that crops are resampled with.
     """
 
     seed: int | str
     scale: tuple[float, float]
     ratio: tuple[float, float]
+    interpolation: Interpolation = "bicubic"
 
     def get(self, images: Encoded, positions: I64, samples: I64, repeats: int = 1) -> U8:
         """Decode the crops of n samples.
@@ -56,7 +59,15 @@ class RandomCrops:
         for k, (position, data) in enumerate(images.encoded(positions[plan.starts])):
             places, shown = plan.shown(k)
             with images.explained(position):
-                crops = crops_of(data, shown.tolist(), int(plan.shrinks[k]), images.channels, images.shape, lowest[k])
+                crops = crops_of(
+                    data,
+                    shown.tolist(),
+                    int(plan.shrinks[k]),
+                    images.channels,
+                    images.shape,
+                    lowest[k],
+                    self.interpolation,
+                )
             for place, crop in zip(places, crops, strict=True):
                 pixels[place] = crop
         return pixels.transpose(0, 3, 1, 2)
@@ -104,7 +115,13 @@ class Plan(NamedTuple):
 
 
 def crops_of(
-    data: bytes, boxes: Sequence[Sequence[int]], divisor: int, channels: int, shape: Shape, rows: int | None = None
+    data: bytes,
+    boxes: Sequence[Sequence[int]],
+    divisor: int,
+    channels: int,
+    shape: Shape,
+    rows: int | None = None,
+    interpolation: Interpolation = "bicubic",
 ) -> list[U8]:
     """Decode an image once and resample crops of it: uint8 ``(*shape, channels)`` each.
 
@@ -115,12 +132,13 @@ def crops_of(
         channels: 3 for RGB, 1 for luma.
         shape: height and width of the results.
         rows: how many from the top are needed.
+        interpolation: the filter.
 
     Raises:
         DecodeError: as in ``decode``.
     """
     whole, divisor = decode_scaled(data, divisor, channels, rows)
-    return [resample(cut(whole, box, divisor), shape) for box in boxes]
+    return [resample(cut(whole, box, divisor), shape, interpolation) for box in boxes]
 
 
 def shrink(boxes: I64, shape: Shape) -> I64:
@@ -164,13 +182,14 @@ def cut(pixels: U8, box: Sequence[int], divisor: int) -> U8:
     return pixels[first : max(last, first + 1), begin : max(end, begin + 1)]
 
 
-def resample(pixels: U8, shape: Shape) -> U8:
-    """Resample ``(h, w, C)`` to ``(*shape, C)``: bicubic with antialiasing, the filter of Pillow and torchvision."""
+def resample(pixels: U8, shape: Shape, interpolation: Interpolation = "bicubic") -> U8:
+    """Resample ``(h, w, C)`` to ``(*shape, C)`` with antialiasing: the filters of Pillow and torchvision."""
     if pixels.shape[:2] == shape:
         return pixels
     # In this order torch sees that the channels are last, for which it has vector code; a view of three dimensions hides it.
     tensor = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
-    resampled: U8 = functional.interpolate(tensor, shape, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+    found = functional.interpolate(tensor, shape, mode=interpolation, antialias=True)
+    resampled: U8 = found[0].permute(1, 2, 0).numpy()
     return resampled
 
 

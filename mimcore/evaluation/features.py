@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -12,20 +12,20 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from mimcore.errors import UserError
 from mimcore.evaluation.task import Context, Images, Precision, TaskConfig
 from mimcore.models import families
 from mimcore.models.encoder import Encoder, statistics
+
+if TYPE_CHECKING:
+    from mimcore.models.text import Projection
 
 #: Largest height and width of pixels taken as features: 32 x 32 x 3 numbers are what CIFAR-10's pixels are.
 PIXELS_SIDE = 32
 
 
 class FeaturesConfig(TaskConfig):
-    """Options of the tasks on frozen features."""
+    """Options of a definition of ``features``: which images go through an encoder once, for every probe, and how."""
 
-    #: ``mean`` over the patches (MAE's global pooling, He et al. 2022, section 5) or the class token (``cls``).
-    pooling: Literal["mean", "cls"] = "mean"
     #: Precision of the encoder; the features are float32.
     precision: Precision = "float32"
     #: Images at a time; it bounds memory.
@@ -45,51 +45,58 @@ class Pixels:
     channels: int = 3
 
 
-def extract(subject: Encoder | Pixels, images: Images, config: FeaturesConfig, context: Context) -> Tensor:
-    """Compute the features of all images, in their order.
+def extract(
+    subject: Encoder | Pixels,
+    images: Images,
+    config: FeaturesConfig,
+    context: Context,
+    projection: "Projection | None" = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the features of all images, a batch at a time, in their order; see ``batch_features``.
 
     Args:
-        subject: the encoder, used after its final norm; or pixels, normalised and flattened.
+        subject: the encoder, or pixels.
         images: decoded at the subject's ``image_size``.
-        config: pooling and precision.
-        context: device and workers.
-
-    Returns:
-        float32 ``(N, D)`` on the device.
-
-    Raises:
-        UserError: the class token is asked for and the encoder has none.
+        config: precision and batch size.
+        context: device, workers and progress.
+        projection: of an encoder that has one, into the space of its texts.
     """
     if isinstance(subject, Encoder):
-        if config.pooling == "cls" and not families.has_class_token(subject.module):
-            raise UserError(f"{context.where}.pooling: the encoder has no class token; use 'mean'.")
         subject.module.to(context.device).eval()
-    positions = np.arange(len(images))
+    if projection is not None:
+        projection.to(context.device).eval()
     cuts = range(config.batch_size, len(images), config.batch_size)
-    parts: list[Tensor] = []
     done = 0
-    with torch.inference_mode():
-        for batch in ahead(images.get, np.split(positions, cuts), context.workers):
-            parts.append(batch_features(subject, torch.from_numpy(batch).to(context.device), config))
-            done += len(batch)
-            context.progress("features", done, len(images))
-    # A copy outside inference mode, so that the probe may take gradients of products with it.
-    return torch.cat(parts).clone()
+    for batch in ahead(images.get, np.split(np.arange(len(images)), cuts), context.workers):
+        with torch.inference_mode():
+            found = batch_features(subject, torch.from_numpy(batch).to(context.device), config.precision, projection)
+        yield found
+        done += len(batch)
+        context.progress("features", done, len(images))
 
 
-def batch_features(subject: Encoder | Pixels, images: Tensor, config: FeaturesConfig) -> Tensor:
-    """Features of a batch, uint8 ``(B, C, H, W)`` to float32 ``(B, D)``, on its device; the encoder is there too."""
+def batch_features(
+    subject: Encoder | Pixels, images: Tensor, precision: Precision, projection: "Projection | None" = None
+) -> dict[str, Tensor]:
+    """Features of a batch, uint8 ``(B, C, H, W)``, on its device; the encoder is there too.
+
+    Returns:
+        float32 ``(B, D)`` by name: ``mean`` of the patches after the final norm and, where the encoder has a class token, ``cls``;
+        with a projection ``projected``, of length 1; of pixels ``pixels``, normalised and flattened.
+    """
     if isinstance(subject, Pixels):
         mean, std = (images.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in statistics(subject.channels))
         pixels = (images.float() / 255 - mean) / std
         height, width = (min(PIXELS_SIDE, side) for side in images.shape[-2:])
-        return F.adaptive_avg_pool2d(pixels, (height, width)).flatten(1)
-    with autocast(images.device, config.precision):
-        pixels = subject.normalize(images)
-        if config.pooling == "cls":
-            return families.class_token(subject.module, pixels).float()
-        tokens = families.patch_tokens(subject.module, pixels)
-    return tokens.float().mean(dim=1)
+        return {"pixels": F.adaptive_avg_pool2d(pixels, (height, width)).flatten(1)}
+    with autocast(images.device, precision):
+        whole = subject.module.forward_features(subject.normalize(images))
+        cls, patches = families.split(subject.module, whole)
+        found = {"mean": patches.float().mean(dim=1)}
+        if projection is not None:
+            tokens = patches if isinstance(subject.module, families.Hierarchical) else whole
+            found["projected"] = projection.project(projection.pooling.pool(tokens, subject.module))
+    return found if cls is None else found | {"cls": cls.float()}
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:

@@ -50,6 +50,8 @@ class Config(Recipe):
     batch_size: int = Field(1024, ge=2)
     #: Peak learning rate of a batch of 256 images; it grows in proportion to the batch (Goyal et al. 2017).
     base_learning_rate: float = Field(1e-3, gt=0)
+    #: Where the cosine ends (``--min_lr`` of MAE's released fine-tuning).
+    min_learning_rate: float = Field(1e-6, ge=0)
     weight_decay: float = Field(0.05, ge=0)
     layer_decay: float = Field(0.75, gt=0, le=1)
     #: Share of the target that is spread over all classes.

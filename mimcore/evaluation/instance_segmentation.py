@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torch.nn import functional as F
 
 from mimcore.evaluation import coco
 from mimcore.evaluation.coco import Detections, average_precision
@@ -102,9 +102,15 @@ def _detect(
 
 
 def _paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> tuple[dict[str, object], ...]:
-    """Masks ``(N, 1, 28, 28)`` in their boxes to run-length codes of an image, one after the other to spare memory."""
+    """Masks ``(N, 1, 28, 28)`` in their boxes to run-length codes of an image, one after the other to spare memory.
+
+    Places are sampled to a fraction of a pixel, as in Detectron2; torchvision rounds the boxes, which small ones do not bear.
+    """
     found = []
-    for mask, box in zip(masks.split(1), boxes.split(1), strict=True):
-        whole = paste_masks_in_image(mask, box, (height, width))[:, 0] > 0.5
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist(), strict=True):
+        across = (torch.arange(width) + 0.5 - x0) / max(x1 - x0, 1e-6) * 2 - 1
+        down = (torch.arange(height) + 0.5 - y0) / max(y1 - y0, 1e-6) * 2 - 1
+        places = torch.stack([across.expand(height, width), down[:, None].expand(height, width)], 2)
+        whole = F.grid_sample(mask[None], places[None].to(mask), padding_mode="zeros", align_corners=False)[:, 0] > 0.5
         found += encode_masks(whole.numpy())
     return tuple(found)

@@ -6,16 +6,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mimcore.errors import UserError
-from mimcore.evaluation.features import FeaturesConfig, Pixels, extract
-from mimcore.evaluation.task import Context, Data, Metric, Needs, Value, accuracy, class_count, labels_of
-from mimcore.models.encoder import Encoder
+from mimcore.evaluation.frozen import Frozen, PooledConfig
+from mimcore.evaluation.task import Context, Metric, Needs, Value, accuracy, class_count, labels_of
 
 METRICS = {"top1": Metric("Top-1 accuracy of nearest neighbours")}
 PIXELS = True
 NEEDS: Needs = "labels"
 
 
-class Config(FeaturesConfig):
+class Config(PooledConfig):
     """Options of the nearest-neighbour classifier."""
 
     #: Neighbours that vote; 20 is the best of DINO's (Caron et al. 2021, appendix F.1; Wu et al. took 200).
@@ -48,19 +47,18 @@ def vote(train: Tensor, labels: Tensor, test: Tensor, classes: int, config: Conf
     return torch.cat(answers)
 
 
-def evaluate(encoder: Encoder | Pixels, config: Config, data: Data, context: Context) -> dict[str, Value]:
+def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value]:
     """Top-1 accuracy on the test images.
 
     Raises:
         UserError: fewer training images than neighbours.
     """
-    if config.neighbors > len(data.train):
+    if config.neighbors > len(features.train):
         raise UserError(
-            f"{context.where}.neighbors: {config.neighbors} neighbours are asked for among {len(data.train)} training "
+            f"{context.where}.neighbors: {config.neighbors} neighbours are asked for among {len(features.train)} training "
             "images; ask for fewer."
         )
-    classes = class_count(data, context.where)
-    train = extract(encoder, data.train, config, context)
-    test = extract(encoder, data.test, config, context)
-    answers = vote(train, labels_of(data.train).to(context.device), test, classes, config)
-    return {"top1": accuracy(answers.cpu() == labels_of(data.test))}
+    classes = class_count(features, context.where)
+    train, test = features.pooled(config.pooling, context.device, context.where)
+    answers = vote(train, labels_of(features.train).to(context.device), test, classes, config)
+    return {"top1": accuracy(answers.cpu() == labels_of(features.test))}

@@ -8,15 +8,12 @@ CLIP, Radford et al. 2021, appendix A.3). Numbers are a little below those of a 
 
 import math
 
-import torch
-from pydantic import Field, field_validator
-from torch import Tensor
 from torch.nn import functional as F
 
 from mimcore.errors import UserError
-from mimcore.evaluation.features import FeaturesConfig, Pixels, extract
-from mimcore.evaluation.task import Context, Data, Metric, Needs, Value, accuracy, class_count, labels_of
-from mimcore.models.encoder import Encoder
+from mimcore.evaluation.frozen import Frozen, PooledConfig
+from mimcore.evaluation.logistic import LogisticOptions, choose, fit, logits, standardize
+from mimcore.evaluation.task import Context, Metric, Needs, Value, accuracy, class_count, labels_of
 
 METRICS = {
     "top1": Metric("Top-1 accuracy of a linear probe"),
@@ -26,112 +23,26 @@ PIXELS = True
 NEEDS: Needs = "labels"
 
 
-class Config(FeaturesConfig):
+class Config(PooledConfig, LogisticOptions):
     """Options of the linear probe."""
 
-    #: Penalties to choose from: l2 / 2 times the squared norm of the weights is added to the mean cross-entropy.
-    l2: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-    #: Share of the training images that the penalty is chosen on; the final fit has all of them.
-    held_out_fraction: float = Field(0.2, gt=0, lt=1)
-    #: Iterations of L-BFGS for each penalty; it ends earlier once it has converged.
-    max_iterations: int = Field(200, ge=1)
 
-    @field_validator("l2")
-    @classmethod
-    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or min(value) <= 0:
-            raise ValueError("at least one penalty, each above 0, is needed")
-        return value
-
-
-def standardize(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Give each feature the training images' zero mean and unit variance; constant features become zero."""
-    mean, std = train.mean(dim=0), train.std(dim=0, correction=0)
-    scale = torch.where(std > 1e-6, 1 / std.clamp(min=1e-6), 0)
-    return (train - mean) * scale, (test - mean) * scale
-
-
-def fit(features: Tensor, labels: Tensor, l2: float, start: Tensor, max_iterations: int) -> Tensor:
-    """Minimise mean cross-entropy + l2 / 2 * |weights|^2 by L-BFGS (the bias is free).
-
-    Args:
-        features: float32 ``(N, D)``.
-        labels: int64 ``(N,)``.
-        l2: the penalty.
-        start: ``(D + 1, C)``, weights and, last, bias.
-        max_iterations: of L-BFGS.
-
-    Returns:
-        ``(D + 1, C)``, weights and, last, bias.
-    """
-    solution = start.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [solution],
-        max_iter=max_iterations,
-        max_eval=2 * max_iterations,
-        history_size=10,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-7,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(logits(features, solution), labels) + l2 / 2 * solution[:-1].square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return solution.detach()
-
-
-def logits(features: Tensor, solution: Tensor) -> Tensor:
-    """Scores ``(N, C)`` of features ``(N, D)`` under weights and bias ``(D + 1, C)``."""
-    return torch.addmm(solution[-1], features, solution[:-1])
-
-
-def choose(features: Tensor, labels: Tensor, classes: int, config: Config, seed: int) -> float:
-    """Choose the penalty with the least cross-entropy on a held-out part of the training images.
-
-    Penalties are tried from strong to weak, each from the solution before it, until the held-out loss rises:
-    it has one minimum along the path, and the weak penalties past it take longest to fit.
-    """
-    if len(config.l2) == 1:
-        return config.l2[0]
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
-    cut = max(1, round(len(labels) * config.held_out_fraction))
-    held, kept = order[:cut], order[cut:]
-    solution = features.new_zeros(features.shape[1] + 1, classes)
-    best, best_loss = math.nan, math.inf
-    for l2 in sorted(config.l2, reverse=True):
-        solution = fit(features[kept], labels[kept], l2, solution, config.max_iterations)
-        loss = float(F.cross_entropy(logits(features[held], solution), labels[held]))
-        if loss >= best_loss:
-            break
-        best, best_loss = l2, loss
-    return best
-
-
-def evaluate(encoder: Encoder | Pixels, config: Config, data: Data, context: Context) -> dict[str, Value]:
+def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value]:
     """Top-1 accuracy and cross-entropy on the test images.
 
     Raises:
         UserError: features are not finite, or there are too few training images to hold some out.
     """
-    if len(data.train) < 2:
-        raise UserError(f"{context.where}.train_images: a linear probe needs at least 2 training images.")
-    classes = class_count(data, context.where)
-    train = extract(encoder, data.train, config, context)
-    test = extract(encoder, data.test, config, context)
-    if not (train.isfinite().all() and test.isfinite().all()):
+    if len(features.train) < 2:
         raise UserError(
-            f"{context.where}: the encoder's features are not finite; look at the run's loss, and train it again."
+            f"{context.where}: a linear probe needs at least 2 training images; raise train_images of features.{config.features}."
         )
-    train, test = standardize(train, test)
-    labels = labels_of(data.train).to(context.device)
+    classes = class_count(features, context.where)
+    train, test = standardize(*features.pooled(config.pooling, context.device, context.where))
+    labels = labels_of(features.train).to(context.device)
     l2 = choose(train, labels, classes, config, context.seed)
     solution = fit(train, labels, l2, train.new_zeros(train.shape[1] + 1, classes), config.max_iterations)
-    scores, truth = logits(test, solution).cpu(), labels_of(data.test)
+    scores, truth = logits(test, solution).cpu(), labels_of(features.test)
     losses = F.cross_entropy(scores, truth, reduction="none").double()
     error = float(losses.std(correction=0)) / math.sqrt(len(losses))
     return {"top1": accuracy(scores.argmax(dim=1) == truth), "cross_entropy": Value(float(losses.mean()), error)}

@@ -31,6 +31,14 @@ class Recipe(TaskConfig):
     batch_size: int = Field(ge=1)
     #: Share of the training with a rising learning rate; 5 of 100 epochs in MAE (He et al. 2022, table 9).
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
+    #: Where the warmup starts and the cosine ends; learning rates, not scaled by the batch.
+    warmup_learning_rate: float = Field(0.0, ge=0)
+    min_learning_rate: float = Field(0.0, ge=0)
+    #: Where the cosine begins: at the end of the warmup (MAE), or at the start, so that the rate falls a little at the end of
+    #: the warmup (SimMIM's released code, by timm's ``CosineLRScheduler`` without ``warmup_prefix``).
+    cosine_from: Literal["warmup", "start"] = "warmup"
+    #: Gradients are scaled down to this L2 norm; None leaves them (MAE), SimMIM clips at 5.
+    clip_grad: float | None = Field(None, gt=0)
     #: How the learning rate falls: ``cosine`` (MAE), ``linear``, or by ten at ViTDet's two ``milestones``.
     decay: Decay = "cosine"
     #: Decoupled weight decay; norms, biases, positions and the class token have none.
@@ -57,15 +65,18 @@ class Recipe(TaskConfig):
         return self.images_seen // self.batch_size
 
 
-def rate(step: int, steps: int, warmup_fraction: float, decay: Decay = "cosine") -> float:
-    """Factor of the learning rate at a step: a linear rise, then the decay."""
-    warmup = round(steps * warmup_fraction)
+def rate(step: int, peak: float, config: Recipe) -> float:
+    """Learning rate of a step: a linear rise to ``peak``, then the decay (a cosine: Loshchilov & Hutter 2017)."""
+    warmup = round(config.steps * config.warmup_fraction)
     if step < warmup:
-        return (step + 1) / warmup
-    if decay == "milestones":
-        return math.prod(0.1 for milestone in MILESTONES if step >= round(milestone * steps))
-    done = (step - warmup) / max(1, steps - warmup)
-    return 1 - done if decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        start = config.warmup_learning_rate
+        return start + (peak - start) * (step + 1) / warmup
+    end = config.min_learning_rate
+    if config.decay == "milestones":
+        return max(end, peak * math.prod(0.1 for milestone in MILESTONES if step >= round(milestone * config.steps)))
+    begun = warmup if config.cosine_from == "warmup" else 0
+    done = (step - begun) / max(1, config.steps - begun)
+    return end + (peak - end) * (1 - done if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def encoder_groups(module: nn.Module, config: Recipe, scale: float = 1.0) -> list[dict[str, Any]]:
@@ -117,12 +128,14 @@ def train(
     """
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999))
     for step in range(config.steps):
-        factor = learning_rate * rate(step, config.steps, config.warmup_fraction, config.decay)
+        now = rate(step, learning_rate, config)
         for group in optimizer.param_groups:
-            group["lr"] = factor * group["lr_scale"]
+            group["lr"] = now * group["lr_scale"]
         loss = losses(step)
         optimizer.zero_grad()
         loss.backward()
+        if config.clip_grad is not None:
+            nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], config.clip_grad)
         optimizer.step()
         if step % LOOK == LOOK - 1 or step == config.steps - 1:
             done = (step + 1) * config.batch_size

@@ -162,11 +162,12 @@ def _segment(
     def read(position: int) -> tuple[Tensor, Tensor]:
         return surfaces.testing(position, tuned.mean), surfaces.truth(position)
 
-    with torch.inference_mode():
-        for image, truth in ahead(read, range(len(surfaces)), context.workers):
+    for image, truth in ahead(read, range(len(surfaces)), context.workers):
+        with torch.inference_mode():
             scores = slide(model, tuned, image.to(context.device), config)
             scores = F.interpolate(scores[None], truth.shape, mode="bilinear", align_corners=False)[0]
-            yield scores.argmax(dim=0).to(torch.int16).cpu().numpy(), truth.numpy()
+            found = scores.argmax(dim=0).to(torch.int16).cpu().numpy()
+        yield found, truth.numpy()
 
 
 def slide(model: UPerNet, tuned: Encoder, image: Tensor, config: Config) -> Tensor:

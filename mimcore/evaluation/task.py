@@ -19,8 +19,15 @@ from mimcore.errors import UserError
 
 Precision = Literal["float32", "bfloat16"]
 
+#: ``mean`` over the patches (MAE's global pooling, He et al. 2022, section 5) or the class token (``cls``).
+Pooling = Literal["mean", "cls"]
+
 #: What a task wants to know of every image of its pool.
-Needs = Literal["labels", "boxes", "masks"]
+Needs = Literal["labels", "boxes", "masks", "clips", "tags"]
+
+
+class NotApplicable(Exception):  # noqa: N818
+    """A task has nothing to say of a subject, such as zero-shot of a run without a text tower; in one sentence. No error."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,30 @@ class Value:
 
     value: float
     standard_error: float | None = None
+
+
+class Rows(Protocol):
+    """What is known of some images."""
+
+    @property
+    def rows(self) -> Any:
+        """Rows of the index, a ``pyarrow.Table``."""
+
+
+class Classified(Protocol):
+    """Images to train and test on, whatever is given of them beside their rows."""
+
+    @property
+    def train(self) -> Rows:
+        """To train on."""
+
+    @property
+    def test(self) -> Rows:
+        """To test on."""
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the values of ``label``, where the pool knows them."""
 
 
 class Images(Encoded, Protocol):
@@ -99,6 +130,7 @@ class Context:
         workers: threads that decode images ahead; 0 decodes in the calling thread.
         cache_mib: memory for decoded images, MiB.
         progress: called with what is being done, images done and images in all.
+        run: folder of the run whose encoder it is, for what lies beside the encoder; None of an untrained model and of pixels.
     """
 
     device: torch.device
@@ -108,6 +140,7 @@ class Context:
     workers: int = 1
     cache_mib: int = 1024
     progress: Callable[[str, int, int], None] = field(default=_silent)
+    run: Path | None = None
 
 
 class TaskConfig(Definition):
@@ -143,12 +176,12 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy_state)  # noqa: NPY002
 
 
-def labels_of(images: Images) -> Tensor:
+def labels_of(images: Rows) -> Tensor:
     """Classes of all images, int64 ``(N,)``."""
     return torch.tensor(images.rows["label"].to_numpy(), dtype=torch.int64)
 
 
-def class_count(data: Data, where: str) -> int:
+def class_count(data: Classified, where: str) -> int:
     """Count the classes: the pool's names, or one more than the largest label where it names none.
 
     Raises:

@@ -13,7 +13,8 @@ from torch import Tensor
 from mimcore import artifacts
 from mimcore.data.loader import Images
 from mimcore.errors import UserError
-from mimcore.evaluation.features import FeaturesConfig, ahead, batch_features
+from mimcore.evaluation.features import ahead, batch_features
+from mimcore.evaluation.task import Pooling
 from mimcore.models import families
 from mimcore.models.encoder import load
 
@@ -24,7 +25,7 @@ _GROUP = 1 << 14
 Extractor = Callable[[Tensor], Tensor]
 
 
-def of_run(folder: Path, config: FeaturesConfig, device: torch.device) -> tuple[Extractor, int | tuple[int, int], int]:
+def of_run(folder: Path, pooling: Pooling, device: torch.device) -> tuple[Extractor, int | tuple[int, int], int]:
     """The encoder of a run, the size of its input and its channels.
 
     Raises:
@@ -32,9 +33,9 @@ def of_run(folder: Path, config: FeaturesConfig, device: torch.device) -> tuple[
     """
     encoder = load(folder)
     encoder.module.to(device).eval()
-    if config.pooling == "cls" and not families.has_class_token(encoder.module):
+    if pooling == "cls" and not families.has_class_token(encoder.module):
         raise UserError(f"{folder}: the encoder has no class token; use the pooling 'mean'.")
-    return lambda images: batch_features(encoder, images, config), encoder.image_size, encoder.channels
+    return lambda images: batch_features(encoder, images, "float32")[pooling], encoder.image_size, encoder.channels
 
 
 def of_timm(name: str, checkpoint: Path | None, device: torch.device) -> tuple[Extractor, int | tuple[int, int], int]:

@@ -29,7 +29,7 @@ def save_objective(state: Mapping[str, Tensor], folder: Path) -> None:
     (folder / FILE).write_bytes(serialize(plain))
 
 
-def begin(encoder: encoders.Encoder, objective: nn.Module, config: encoders.Config) -> None:
+def begin(encoder: encoders.Encoder, objective: nn.Module, config: encoders.Config, root: Path) -> None:
     """Put the weights of ``models.initial`` in the place of the initial ones, where a definition has it.
 
     The image may be another: timm resamples positions. Everything else must be the same.
@@ -38,6 +38,7 @@ def begin(encoder: encoders.Encoder, objective: nn.Module, config: encoders.Conf
         encoder: of the run; is changed.
         objective: of the run; is changed where ``initial.objective`` is set.
         config: of the model.
+        root: a relative path starts here.
 
     Raises:
         UserError: the file is not the one that was pinned, or its tensors do not fit.
@@ -45,7 +46,7 @@ def begin(encoder: encoders.Encoder, objective: nn.Module, config: encoders.Conf
     initial = config.initial
     if initial is None:
         return
-    folder = Path(initial.path).expanduser()
+    folder = root / Path(initial.path).expanduser()
     file = folder / "encoder.safetensors"
     if not file.is_file():
         raise UserError(f"models.initial.path: there is no {file}; name the folder of a run or of an import.")

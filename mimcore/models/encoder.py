@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
+from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ Side = Annotated[int, Field(ge=8)]
 class Initial(Definition):
     """A model to continue from, pinned by its digest."""
 
-    #: Folder of a run or of an import; a relative path starts at the repository.
+    #: Folder of a run or of an import; a relative path starts at the repository, in a git worktree at its main checkout.
     path: str
     #: SHA-256 of its ``encoder.safetensors`` in hexadecimal, at least the first 16 digits, as ``sha256sum`` prints it.
     sha256: str = Field(pattern=r"^[0-9a-f]{16,64}$")
@@ -182,13 +183,15 @@ def build(config: Config) -> Encoder:
 
     A ViT has those of MAE (He et al. 2022, appendix A.1, and the released code): linear layers Xavier-uniform with zero
     bias, the patch projection likewise over its flattened input, the class token normal with standard deviation 0.02,
-    positions fixed sine-cosine; learned positions are truncated normal with 0.02. A BEiT or Swin has timm's own: truncated
-    normal with 0.02, as in SimMIM's released code.
+    positions fixed sine-cosine; learned positions are truncated normal with 0.02. A Swin has timm's own, truncated normal
+    with 0.02, as in SimMIM's released code; so has a BEiT, cut at 0.02 on both sides as BEiT's and SimMIM's are (timm cuts at 2).
     """
     kwargs = timm_options(config)
     module = families.create(config.architecture, kwargs)
     if isinstance(module, VisionTransformer):
         _initialize_vit(module, config)
+    elif isinstance(module, Beit):
+        _initialize_beit(module)
     return Encoder(module, config.architecture, kwargs, config.image_size, *statistics(config.channels))
 
 
@@ -232,6 +235,16 @@ def _initialize_vit(module: VisionTransformer, config: Config) -> None:
         positions = sincos_positions(module.embed_dim, module.patch_embed.grid_size, module.num_prefix_tokens)
         module.pos_embed.copy_(positions[:, -module.pos_embed.shape[1] :])
     module.pos_embed.requires_grad_(False)
+
+
+def _initialize_beit(module: Beit) -> None:
+    """SimMIM's ``models/simmim.py`` and ``vision_transformer.py``; Bao et al. 2022, section 2.5, for the scale by depth."""
+    weights = [part.weight for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    for tensor in (*weights, module.cls_token, module.pos_embed):
+        if tensor is not None:
+            nn.init.trunc_normal_(tensor, std=0.02, a=-0.02, b=0.02)
+    nn.init.zeros_(module.patch_embed.proj.bias)  # type: ignore[arg-type]
+    module.fix_init_weight()
 
 
 def initialize(module: nn.Module) -> None:

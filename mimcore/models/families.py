@@ -64,19 +64,25 @@ def has_class_token(module: Module) -> bool:
     return getattr(module, "cls_token", None) is not None
 
 
-def class_token(module: Module, images: Tensor) -> Tensor:
-    """The class token after the last norm, ``(B, D)``, of normalised ``(B, C, H, W)``; the encoder has one."""
-    tokens: Tensor = module.forward_features(images)[:, 0]
-    return tokens
+def tokens(module: Module, images: Tensor) -> tuple[Tensor | None, Tensor]:
+    """What the encoder makes of normalised ``(B, C, H, W)``, after the last norm.
+
+    Returns:
+        the class token, ``(B, D)``, or None where it has none; what is said of each place, ``(B, N, D)`` row by row.
+    """
+    return split(module, module.forward_features(images))
+
+
+def split(module: Module, features: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Class token and patches of what timm's ``forward_features`` gave; as ``tokens``."""
+    if isinstance(module, Hierarchical):  # timm gives (B, H, W, D)
+        return None, features.flatten(1, 2)
+    return (features[:, 0] if has_class_token(module) else None), features[:, module.num_prefix_tokens :]
 
 
 def patch_tokens(module: Module, images: Tensor) -> Tensor:
     """What is said of each place after the last norm, ``(B, N, D)`` row by row, of normalised ``(B, C, H, W)``."""
-    features: Tensor = module.forward_features(images)
-    if isinstance(module, Hierarchical):  # timm gives (B, H, W, D)
-        return features.flatten(1, 2)
-    patches: Tensor = features[:, module.num_prefix_tokens :]
-    return patches
+    return tokens(module, images)[1]
 
 
 def patch_map(module: Module, images: Tensor) -> Tensor:

@@ -24,11 +24,13 @@ class Given:
             where a run is only counted: then any sizes do that the options allow.
         teacher: folder of the run artifact that the objective learns from, in a second phase of ``use: teacher``.
         root: relative paths in options start here.
+        teacher_model: options of ``models`` of that teacher, where a run is only counted or timed: then any weights do.
     """
 
     prepared: Path | None = None
     teacher: Path | None = None
     root: Path = Path()
+    teacher_model: Mapping[str, Any] | None = None
 
 
 NOTHING = Given()

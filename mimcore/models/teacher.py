@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mimcore.definition import Definition
+from mimcore.definition import Definition, resolve
 from mimcore.errors import UserError
 from mimcore.models import encoder as encoders
 from mimcore.models import pretrained
@@ -41,7 +41,7 @@ class RunOptions(LayerOptions):
 class TimmOptions(pretrained.TimmOptions, LayerOptions):
     """A model of timm, such as CLIP's, DINO's or EVA's encoders.
 
-    The targets of EVA are the last layer of CLIP's image encoder after its last norm (Fang et al. 2023, section 2.1), the defaults here.
+    The targets of EVA are the last layer of CLIP's image encoder after its last norm (Fang et al. 2023, section 2), the defaults here.
     """
 
     kind: Literal["timm"]
@@ -204,14 +204,20 @@ def build(options: Any, student: Encoder, grid: tuple[int, int], given: Given) -
         return Hog(options, patch, student.channels)
     counted = next(student.module.parameters()).is_meta
     if isinstance(options, AverageOptions):
-        network = _of_run(options, student, None)
+        network = _of_run(options, student)
         return RunningAverage(student, options, _width(network, options, student, grid))
     if isinstance(options, RunOptions):
-        if given.teacher is None and not counted:
+        if given.teacher is None and given.teacher_model is None and not counted:
             raise UserError(
                 "objectives.teacher: 'run' is the encoder of another run; name it under study.phases, as 'after' with 'use: teacher'."
             )
-        network = _of_run(options, student, given.teacher)
+        if given.teacher is not None:
+            network = _of_run(options, _loaded(given.teacher))
+        elif given.teacher_model is not None:
+            network = _of_run(options, encoders.build(resolve(encoders.Config, given.teacher_model, "models")))
+        else:  # nothing is known of it: one like the student
+            options = options.model_copy(update={"image_size": None})
+            network = _of_run(options, student)
     else:
         network = _of_timm(options, given.root)
     width = _width(network, options, student, grid)
@@ -220,17 +226,20 @@ def build(options: Any, student: Encoder, grid: tuple[int, int], given: Given) -
     return Frozen(module, options, student, network, width)
 
 
-def _of_run(options: Any, student: Encoder, folder: Path | None) -> Network:
-    """The encoder of a run, or one like the student, where there is no folder."""
+def _loaded(folder: Path) -> Encoder:
     with torch.device("cpu"):
-        source = student if folder is None else encoders.load(folder)
+        return encoders.load(folder)
+
+
+def _of_run(options: Any, source: Encoder) -> Network:
     trained_at = sides(source.image_size)
-    image_size = trained_at if folder is None or options.image_size is None else sides(options.image_size)
+    stated = getattr(options, "image_size", None)
+    image_size = trained_at if stated is None else sides(stated)
 
     def make(counted: bool) -> nn.Module:
         return pretrained.shaped(source, image_size) if counted else pretrained.resized(source, image_size)
 
-    return Network(f"the run {folder}", make, trained_at, image_size, source.mean, source.std)
+    return Network(f"the run's {source.model_name}", make, trained_at, image_size, source.mean, source.std)
 
 
 def _of_timm(options: TimmOptions, root: Path) -> Network:

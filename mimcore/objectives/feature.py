@@ -39,7 +39,7 @@ class Config(MaskingOptions, ObjectiveOptions):
     mask_ratio: float = Field(0.75, gt=0, lt=1)
     #: Of the target, once its layers are one.
     target_normalization: Normalization = "none"
-    #: ``cosine``: one minus the cosine of prediction and target (Fang et al. 2023, section 2.1).
+    #: ``cosine``: one minus the cosine of prediction and target (Fang et al. 2023, section 2).
     loss: Literal["cosine", "smooth_l1", "l1", "l2"] = "cosine"
     #: Where ``smooth_l1`` turns from squared to absolute error (data2vec, section 4.1: 2 for images).
     beta: float = Field(2.0, gt=0)

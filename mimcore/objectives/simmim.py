@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from timm.models.beit import Beit
 from torch import Generator, Tensor, nn
 
 from mimcore.errors import UserError
@@ -58,7 +59,9 @@ class Objective(Trained):
         self.rows = height // encoder.stride
         #: A vector, so that weight decay leaves it alone, as in the released code.
         self.mask_token = nn.Parameter(torch.empty(module.embed_dim))
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        # Released code: cut at 2 for a Swin, at 0.02 for its ViT.
+        cut = 0.02 if isinstance(module, Beit) else 2.0
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-cut, b=cut)
         self.decoder = nn.Sequential(  # section 3.3: a linear layer is enough
             nn.Conv2d(module.num_features, encoder.stride**2 * encoder.channels, 1), nn.PixelShuffle(encoder.stride)
         )

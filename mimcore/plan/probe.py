@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,12 @@ import torch
 
 from mimcore import artifacts, registry
 from mimcore.definition import resolve
+from mimcore.evaluation.features import FeaturesConfig, Pixels, batch_features, extract
+from mimcore.evaluation.frozen import Frozen, Split, write_arrays
 from mimcore.evaluation.recipe import Recipe
-from mimcore.evaluation.task import Context, Data
+from mimcore.evaluation.task import Context, Data, NotApplicable
 from mimcore.models import encoder as encoders
-from mimcore.plan.work import Stage, fixed_images
+from mimcore.plan.work import Stage, fixed_images, foreseen, model_of
 from mimcore.training.state import Run, start_run
 from mimcore.training.states import images_before
 from mimcore.training.step import speed_up, train_step
@@ -42,6 +45,10 @@ LOADS = {
     "examples": "mimcore.sampling.examples",
     "prepare": "mimcore.sampling.prepare",
     "pretrain": "mimcore.training.pretrain, torch._dynamo",  # which torch's optimisers load
+    "features": "mimcore.evaluation.extract",
+    "features-floor": "mimcore.evaluation.extract",
+    "probe": "mimcore.evaluation.probing, torch._dynamo",
+    "probe-floor": "mimcore.evaluation.probing, torch._dynamo",
     "evaluate": "mimcore.evaluation.run, torch._dynamo",
     "floor": "mimcore.evaluation.run, torch._dynamo",
     "collect": "mimcore.scaling.collect",
@@ -102,7 +109,8 @@ class Probe:
 
     def _run(self, stage: Stage) -> dict[str, float]:
         """Seconds of a step, and of an image in validation."""
-        run = start_run({**(stage.definition or {}), "seed": "s0"}, self.device)
+        definition = {**(stage.definition or {}), "seed": "s0"}
+        run = start_run(definition, self.device, given=foreseen(definition))
         images = _noise(run.schedule.batch_size, run.encoder.image_size, run.encoder.channels)
         batch = torch.from_numpy(images)
         speed_up(run, self.execution, batch[:2])
@@ -116,9 +124,7 @@ class Probe:
 
     def _task(self, stage: Stage) -> dict[str, float]:
         """A task at three lengths gives what it takes at the start, for an image to train on and for one to test on."""
-        definition = stage.definition or {}
-        model = definition["model"] if stage.verb == "floor" else definition["run"]["model"]
-        encoder = encoders.build(resolve(encoders.Config, model, "models"))
+        encoder = encoders.build(resolve(encoders.Config, model_of(stage.definition or {}), "models"))
         unit = 1 if _recipe(stage) is None else _recipe(stage).batch_size  # type: ignore[union-attr]
         long = max(LONG * unit, 256) if unit == 1 else LONG * unit
         short = max(SHORT * unit, 64) if unit == 1 else SHORT * unit
@@ -132,26 +138,48 @@ class Probe:
         return {"start": max(0.0, few - train * short - test * 16), "train": train, "test": test}
 
     def _evaluate(self, stage: Stage, encoder: encoders.Encoder, train: int, test: int) -> float:
-        options = dict((stage.definition or {})["task"])
-        module = options.pop("module")
-        task = registry.load("task", module)
-        if _recipe(stage) is not None:
-            options["images_seen"] = train
-        config = resolve(task.Config, options, "tasks")
-        sizes = (min(train, 256) if _recipe(stage) is not None else train, test)
-        first, second = (_examples(count, encoder, task.NEEDS) for count in sizes)
-        subjects: list[Any] = [encoder]
-        if stage.verb == "floor" and task.PIXELS:
-            from mimcore.evaluation.features import Pixels
-
-            subjects.append(Pixels(encoder.image_size, encoder.channels))
+        """Seconds of the work on so many images, once for each subject."""
+        subjects, work = self._work(stage, encoder, train, test)
         with tempfile.TemporaryDirectory() as folder:
             context = Context(self.device, 0, Path(folder), workers=self.execution.workers)
             begun = time.perf_counter()
             for subject in subjects:
-                task.evaluate(subject, config, Data(first, second, _CLASSES, _CLASSES), context)
+                with suppress(NotApplicable):
+                    work(subject, context)
             self._wait()
             return time.perf_counter() - begun
+
+    def _work(
+        self, stage: Stage, encoder: encoders.Encoder, train: int, test: int
+    ) -> tuple[list[Any], Callable[[Any, Context], Any]]:
+        """Subjects of a stage, and what it does with each of them."""
+        definition, recipe = stage.definition or {}, _recipe(stage)
+        floor = stage.verb.endswith("floor")
+        pixels = [Pixels(encoder.image_size, encoder.channels)] if floor else []
+        if "task" not in definition:
+            config = resolve(FeaturesConfig, definition["features"], "features")
+            tables = [_examples(count, encoder, "labels") for count in (train, test)]
+            return [encoder, *pixels], partial(self._extract, tables, config)
+        options = dict(definition["task"])
+        module = str(options.pop("module"))
+        if "features" in definition:
+            probe = registry.load("probe", module)
+            config = resolve(probe.Config, options, "tasks")
+            widths = [int(encoder.module.num_features)]
+            widths += [_pixel_numbers(pixels[0])] if pixels and probe.PIXELS else []
+            return [_vectors(train, test, width) for width in widths], lambda s, c: probe.probe(s, config, c)
+        task = registry.load("task", module)
+        if recipe is not None:
+            options["images_seen"] = train
+        config = resolve(task.Config, options, "tasks")
+        first = _examples(min(train, 256) if recipe is not None else train, encoder, task.NEEDS)
+        data = Data(first, _examples(test, encoder, task.NEEDS), _CLASSES, _CLASSES)
+        subjects = [encoder, *(pixels if task.PIXELS else [])]
+        return subjects, lambda s, c: task.evaluate(s, config, data, c)
+
+    def _extract(self, images: Sequence[Any], config: FeaturesConfig, subject: Any, context: Context) -> None:
+        for number, table in enumerate(images):
+            write_arrays(context.folder, str(number), len(table), extract(subject, table, config, context))
 
     def _time(self, work: Callable[[], Any], warm: int) -> float:
         """Mean seconds of ``work`` over ``SECONDS``, after it was done ``warm`` times."""
@@ -266,19 +294,37 @@ def _rectangles(boxes: np.ndarray, height: int, width: int) -> list[str]:
     return [code["counts"] for code in encode_masks(masks)]
 
 
+def _vectors(train: int, test: int, width: int) -> Frozen:
+    """Noise in the place of features, of images with labels and tags."""
+    parts = []
+    for seed, count in enumerate((train, test)):
+        random = np.random.default_rng(seed)
+        numbers = random.standard_normal((count, width)).astype(np.float32)
+        labels = random.integers(0, len(_CLASSES), count)
+        rows = pa.table({"label": pa.array(labels, pa.int64()), "tags": [[_CLASSES[label]] for label in labels]})
+        parts.append(Split(rows, {"mean": numbers, "cls": numbers, "projected": numbers}))
+    return Frozen(parts[0], parts[1], _CLASSES, _CLASSES)
+
+
+def _pixel_numbers(pixels: Pixels) -> int:
+    """Width of the features of pixels."""
+    blank = torch.zeros(1, pixels.channels, *encoders.sides(pixels.image_size), dtype=torch.uint8)
+    return batch_features(pixels, blank, "float32")["pixels"].shape[1]
+
+
 def _timed(stage: Stage) -> dict[str, Any]:
     """What a time is a time of: neither the seed nor the subset, and of lengths only what the step sees."""
     definition = stage.definition or {}
     if stage.verb == "pretrain":
         schedule = {name: value for name, value in definition["schedule"].items() if name != "keep_states"}
         return {"objective": definition["objective"], "model": definition["model"], "schedule": schedule}
-    model = definition["model"] if stage.verb == "floor" else definition["run"]["model"]
-    return {"verb": stage.verb, "task": definition["task"], "model": model}
+    what = {part: definition[part] for part in ("task", "features") if part in definition}
+    return {"verb": stage.verb, **what, "model": model_of(definition)}
 
 
 def _first(stage: Stage) -> dict[str, Any]:
     """What a task's first use in a process is a time of."""
-    return {"first": (stage.definition or {})["task"]["module"]}
+    return {"first": (stage.definition or {}).get("task", {}).get("module", "features")}
 
 
 def _key(what: Mapping[str, Any]) -> str:
@@ -292,7 +338,10 @@ def _schedule(stage: Stage) -> Any:
 
 
 def _recipe(stage: Stage) -> Recipe | None:
-    options = dict((stage.definition or {})["task"])
+    definition = stage.definition or {}
+    if "features" in definition:
+        return None
+    options = dict(definition["task"])
     config = resolve(registry.load("task", options.pop("module")).Config, options, "tasks")
     return config if isinstance(config, Recipe) else None
 

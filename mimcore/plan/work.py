@@ -8,8 +8,11 @@ import torch
 
 from mimcore import artifacts, registry
 from mimcore.definition import resolve
+from mimcore.evaluation.features import FeaturesConfig
 from mimcore.evaluation.recipe import Recipe
 from mimcore.models import encoder as encoders
+from mimcore.models import families
+from mimcore.models.objective import NOTHING, Given
 from mimcore.training.flops import Cost, encoder_flops, trace
 from mimcore.training.schedule import Schedule
 from mimcore.training.states import images_before
@@ -18,16 +21,22 @@ from mimcore.training.states import images_before
 FLOAT32 = 4
 
 
+def foreseen(definition: Mapping[str, Any]) -> Given:
+    """What the objective of a run is given while nothing is made yet: of a teacher, its model."""
+    return Given(teacher_model=definition["after"]["model"]) if definition.get("use") == "teacher" else NOTHING
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage of the study in force.
 
     Attributes:
-        verb: what it does: ``pretrain``, ``evaluate``, ``floor``, or a light one.
+        verb: what it does: ``pretrain``; ``features``, ``probe``, ``evaluate``, or one of these of a ``...floor``; or a light one.
         name: as DVC names it.
         after: names of the stages that it needs.
-        definition: of a run ``objective``, ``model``, ``schedule``; of an evaluation ``task`` beside ``run`` or ``model``.
-        images: unique images of a run's subset; images that a task trains and tests on.
+        definition: of a run ``objective``, ``model``, ``schedule``; of an evaluation ``task`` or ``features``, of a probe both,
+            beside ``run`` or ``model``.
+        images: unique images of a run's subset; images that a task, or features, train and test on.
     """
 
     verb: str
@@ -65,13 +74,20 @@ class Counter:
         """Count a stage; light ones compute nothing that counts."""
         if stage.definition is None:
             return Counted()
-        return self._run(stage) if stage.verb == "pretrain" else self._task(stage)
+        if stage.verb == "pretrain":
+            return self._run(stage)
+        if "task" not in stage.definition:
+            return self._features(stage)
+        # A probe works on features: its own few products are not counted, as the heads of other tasks are not.
+        return Counted() if "features" in stage.definition else self._task(stage)
 
     def cost(self, definition: Mapping[str, Any]) -> Cost:
         """What an image costs a run of this definition."""
-        key = artifacts.digest({part: definition[part] for part in ("model", "objective")})
+        given = foreseen(definition)
+        parts = {"teacher": given.teacher_model, **{part: definition[part] for part in ("model", "objective")}}
+        key = artifacts.digest(parts)
         if key not in self._costs:
-            self._costs[key] = trace(definition["model"], definition["objective"])
+            self._costs[key] = trace(definition["model"], definition["objective"], given)
         return self._costs[key]
 
     def _run(self, stage: Stage) -> Counted:
@@ -85,17 +101,24 @@ class Counter:
         states = len(schedule.keep_states) * cost.params * (4 if schedule.ema_decay else 3)
         return Counted(trained + fixed, flops, FLOAT32 * (cost.encoder_params + states), schedule.precision)
 
+    def _features(self, stage: Stage) -> Counted:
+        """One pass of the encoder over all images, in both parts."""
+        definition = stage.definition or {}
+        config = resolve(FeaturesConfig, definition["features"], "features")
+        images = sum(stage.images)
+        pooled = features_width(model_of(definition)) * FLOAT32 * images
+        return Counted(images, self._encoder(model_of(definition), None) * images, pooled, config.precision)
+
     def _task(self, stage: Stage) -> Counted:
         """Of a task that trains the encoder forward and backward (three times forward: Kaplan et al. 2020, section 2.1), heads
-        left out; of a task on frozen features one pass over its images.
+        left out; of another task one pass over its images.
         """
         definition = stage.definition or {}
         options = dict(definition["task"])
         task = registry.load("task", options.pop("module"))
         config = resolve(task.Config, options, "tasks")
-        model = definition["model"] if stage.verb == "floor" else definition["run"]["model"]
         train, test = stage.images
-        forward = self._encoder(model, getattr(config, "image_size", None))
+        forward = self._encoder(model_of(definition), getattr(config, "image_size", None))
         precision = str(getattr(config, "precision", "float32"))
         if isinstance(config, Recipe):
             images, passes = config.images_seen + test, 3 * config.images_seen + test
@@ -110,6 +133,19 @@ class Counter:
                 encoder = encoders.build(resolve(encoders.Config, model, "models"))
             self._forward[key] = encoder_flops(encoder, image_size)
         return self._forward[key]
+
+
+def model_of(definition: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The model of what is measured: of a run, or by itself."""
+    found: Mapping[str, Any] = definition["model"] if "model" in definition else definition["run"]["model"]
+    return found
+
+
+def features_width(model: Mapping[str, Any]) -> int:
+    """Numbers that are kept of an image: the mean of its patches and, where the encoder has one, the class token."""
+    with torch.device("meta"):
+        module = encoders.build(resolve(encoders.Config, model, "models")).module
+    return int(module.num_features) * (2 if families.has_class_token(module) else 1)
 
 
 def fixed_images(schedule: Schedule, unique_images: int, before: int = 0) -> int:

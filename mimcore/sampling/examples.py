@@ -1,4 +1,4 @@
-"""Stage ``examples``: the labelled images that a task trains and tests on."""
+"""Stage ``examples``: the images that a task, or the features of probes, train and test on."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,47 +9,61 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mimcore import artifacts, registry
+from mimcore import artifacts
 from mimcore.data.splits import pick, read_split
 from mimcore.errors import UserError
 
-#: The column of the index that holds what a task needs to know of every image (``NEEDS`` of its module).
-COLUMNS = {"labels": "label", "boxes": "boxes", "masks": "masks"}
+#: The columns of the index that hold what a task needs to know of every image (``NEEDS`` of its module); of several sets of columns
+#: one must be there, whole.
+COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "labels": (("label",),),
+    "boxes": (("boxes",),),
+    "masks": (("masks",),),
+    "clips": (("frames", "label"),),
+    "tags": (("tags",), ("box_labels",)),
+}
 
 
-def choose(task: str, options: Mapping[str, Any], index: Path, output: Path) -> dict[str, Any]:
+def choose(
+    where: str, options: Mapping[str, Any], index: Path, output: Path, needs: Mapping[str, str]
+) -> dict[str, Any]:
     """Write ``train.parquet``, ``test.parquet`` (rows of the index) and ``card.json``.
 
     A task trains on the pool's training split and tests on its validation split; where it names a number of images,
-    these are a random part that depends on the task's name alone, nested over numbers.
+    these are a random part that is the same for every task of the pool, nested over numbers.
 
     Args:
-        task: name of the task.
-        options: of the task; ``train_images`` and ``test_images`` are read, None meaning all.
+        where: ``tasks.<name>`` or ``features.<name>``.
+        options: of the task or the features; ``train_images`` and ``test_images`` are read, None meaning all.
         index: folder of the pool's index.
         output: folder to write.
+        needs: what tasks need to know of every image (a key of ``COLUMNS``), by the task's name.
 
     Raises:
-        UserError: more images are asked for than there are, or some lack what the task needs to know of them.
+        UserError: more images are asked for than there are, or some lack what a task needs to know of them.
     """
-    column = COLUMNS[registry.constant("task", str(options["module"]), "NEEDS")]
     card = artifacts.read_json(index / "card.json")
     parts = {}
     for part, split in (("train", "train"), ("test", "val")):
         rows = read_split(index, split)
+        kind = "training" if part == "train" else "validation"
         images = options.get(f"{part}_images")
+        if not len(rows):
+            raise UserError(
+                f"{where}: pool '{card['pool']}' has no image to {part} on; give it a 'train' and a 'val' split."
+            )
         if images is not None and images > len(rows):
             raise UserError(
-                f"tasks.{task}.{part}_images: {images} are asked for, but pool '{card['pool']}' has {len(rows)} images in its "
-                f"{'training' if part == 'train' else 'validation'} split."
+                f"{where}.{part}_images: {images} are asked for, but pool '{card['pool']}' has {len(rows)} images in its "
+                f"{kind} split."
             )
         # Now, not when the task is evaluated, since pretraining lies between.
-        unknown = _unknown(rows[column]) if column in rows.column_names else len(rows)
-        if unknown or not len(rows):
-            raise UserError(_lacking(task, card["pool"], column, part, unknown, len(rows)))
+        for task, need in needs.items():
+            if unknown := min(max(_unknown(rows, column) for column in columns) for columns in COLUMNS[need]):
+                raise UserError(_lacking(task, need, card["pool"], part, unknown, len(rows)))
         parts[part] = rows if images is None else pick(rows, int(images), f"examples/{part}")
     summary = {
-        "task": task,
+        "examples": where,
         "pool": card["pool"],
         "train": len(parts["train"]),
         "test": len(parts["test"]),
@@ -63,8 +77,11 @@ def choose(task: str, options: Mapping[str, Any], index: Path, output: Path) -> 
     return summary
 
 
-def _unknown(values: pa.ChunkedArray) -> int:
+def _unknown(rows: pa.Table, column: str) -> int:
     """How many rows have no value, or a list in which one is missing: an instance without a mask."""
+    if column not in rows.column_names:
+        return len(rows)
+    values = rows[column]
     missing = pc.is_null(values).to_numpy()
     if pa.types.is_list(values.type):
         lengths = pc.list_value_length(values).fill_null(0).to_numpy()
@@ -73,13 +90,11 @@ def _unknown(values: pa.ChunkedArray) -> int:
     return int(missing.sum())
 
 
-def _lacking(task: str, pool: str, column: str, part: str, unknown: int, images: int) -> str:
-    if not images:
-        return f"tasks.{task}: pool '{pool}' has no image to {part} on; give it a 'train' and a 'val' split."
-    what = next(name for name, known in COLUMNS.items() if known == column)
+def _lacking(task: str, need: str, pool: str, part: str, unknown: int, images: int) -> str:
+    columns = " or ".join(" and ".join(f"'{column}'" for column in columns) for columns in COLUMNS[need])
     return (
-        f"tasks.{task}: the task needs {what}, and {unknown} of the {images} images of pool '{pool}' to {part} on have none; "
-        f"add '{column}' to the pool's annotations, point the task at another pool, or take it out of study.tasks."
+        f"tasks.{task}: the task needs {need}, and {unknown} of the {images} images of pool '{pool}' to {part} on have none; "
+        f"add {columns} to the pool's annotations, point the task at another pool, or take it out of the study."
     )
 
 

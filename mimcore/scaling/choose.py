@@ -69,7 +69,7 @@ def choose(
     Raises:
         UserError: there is no law of a name, or ``holdout`` is no condition on the rows' columns.
     """
-    laws = [registry.load("law", name).Law() for name in options.laws]
+    laws = [registry.load("law", name).Law() for name in dict.fromkeys(options.laws)]
     alone = [law for law in laws if {v.name for v in law.variables} == {"unique_images"}]
     together = [law for law in laws if law not in alone]
     found: dict[str, list[dict[str, Any]]] = {}
@@ -103,6 +103,25 @@ def choose(
             about = {"scope": "setting", **setting._asdict(), "left_out": left_out}
             entries.append(about | measure._asdict() | _entry(rows.only(kept), alone, AXES[:1], None, options))
     return found
+
+
+def sentences(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Say of each objective and measure which law was chosen, and how far it was off ahead."""
+    told = []
+    for measure, entries in found.items():
+        for one in entries:
+            if one["scope"] == "objective":
+                where = f"{one['objective']}, {measure}"
+                if one["chosen"] is None:
+                    told.append(f"{where}: no law was chosen. See 'laws' in fit.json for why.")
+                    continue
+                best = one["candidates"][0]
+                name, naive = min(one["baselines"].items(), key=lambda pair: float(pair[1]))
+                told.append(
+                    f"{where}: {best['law']}, off by {number(best['rmse_holdout'])} on the runs held out (without a law "
+                    f"{number(naive)}, by {name.replace('_', ' ')})."
+                )
+    return told
 
 
 def _entry(

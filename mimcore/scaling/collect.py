@@ -39,11 +39,12 @@ def collect(
             folder is taken.
         artifact_root: the folder with ``runs``, ``evals`` and ``floors``.
         output: the folder to write: ``results.parquet``, ``curves.parquet``, ``headline.json``, ``notes.json`` (title,
-            library versions, how many runs were imported from which table), ``scaling.csv`` and ``curves.csv``.
+            library versions, how many runs were imported from which table, which task has nothing to say of which runs),
+            ``scaling.csv`` and ``curves.csv``.
         imported: the file of runs that were finished elsewhere; it may be missing. Their rows have the source ``imported``.
 
     Returns:
-        ``runs``, ``imported`` and ``rows`` (counts) and ``warnings`` (sentences).
+        ``runs``, ``imported`` and ``rows`` (counts), ``warnings`` and ``not_applicable`` (sentences).
 
     Raises:
         UserError: an artifact is missing, was made by another definition, or lacks a number; an imported run has the name of one
@@ -57,6 +58,7 @@ def collect(
     curves: list[dict[str, Any]] = []
     loaded: dict[str, dict[str, Any]] = {}
     alone: dict[str, dict[str, Any]] = {}
+    absent: dict[str, list[str]] = defaultdict(list)
     for name, run in sorted(study["runs"].items()):
         folder = artifact_root / "runs" / name
         loaded[name] = _load(folder, run["definition"], versions)
@@ -70,6 +72,8 @@ def collect(
         for task, definition in sorted(study["evals"].get(name, {}).items()):
             path = artifact_root / "evals" / name / task
             found = _load(path, definition, versions)
+            if reason := found.get("not_applicable"):
+                absent[f"{task}: {reason}"].append(name)
             rows += _subject_rows(path, found, task, {"run": name, **facts})
     for model, tasks in sorted(study["floors"].items()):
         for task, definition in sorted(tasks.items()):
@@ -77,13 +81,34 @@ def collect(
             rows += _subject_rows(path, _load(path, definition, versions), task, {"model": model})
     with artifacts.directory(output) as folder:
         files = dict(sorted(Counter(one["file"] for one in elsewhere).items()))
-        _write(folder, [*rows, *strangers], curves, versions, str(study.get("title", "Scaling study")), files)
+        notes = {
+            "title": str(study.get("title", "Scaling study")),
+            "libraries": {name: sorted(found) for name, found in sorted(versions.items())},
+            "warnings": mixed_libraries(versions),
+            "imported": files,
+            "not_applicable": not_applicable(absent),
+        }
+        _write(folder, [*rows, *strangers], curves, notes)
     return {
         "runs": len(study["runs"]),
         "imported": len(elsewhere),
         "rows": len(rows),
-        "warnings": mixed_libraries(versions),
+        "warnings": notes["warnings"],
+        "not_applicable": notes["not_applicable"],
     }
+
+
+def not_applicable(absent: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say which runs a task has no number of, and why.
+
+    Args:
+        absent: names of runs by the task and its reason.
+    """
+    found = []
+    for why, runs in sorted(absent.items()):
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        found.append(f"{why.rstrip('.')} ({runs[0]}{more}).")
+    return found
 
 
 def mixed_libraries(versions: Mapping[str, Iterable[str]]) -> list[str]:
@@ -183,9 +208,9 @@ def _subject_rows(folder: Path, metrics: Mapping[str, Any], task: str, coordinat
     path = folder / "metrics.json"
     subjects = metrics.get("subjects")
     known = {"run"} if "run" in coordinates else {"untrained", "pixels"}
-    if not subjects or not set(subjects) <= known:
+    if not (subjects or metrics.get("not_applicable")) or not set(subjects or {}) <= known:
         raise UserError(f"{path}: subjects must be of {', '.join(sorted(known))}; delete {folder} and run 'dvc repro'.")
-    for subject, entries in sorted(subjects.items()):
+    for subject, entries in sorted((subjects or {}).items()):
         if sum(bool(entry.get("headline")) for entry in entries.values()) != 1:
             raise UserError(f"{path}: subjects.{subject} needs one headline metric; run 'dvc repro'.")
         for metric, entry in entries.items():
@@ -229,23 +254,10 @@ def _finite(value: Any, where: str) -> float:
     return float(value)
 
 
-def _write(
-    folder: Path,
-    rows: Sequence[Row],
-    curves: list[dict[str, Any]],
-    versions: Mapping[str, set[str]],
-    title: str,
-    imported: Mapping[str, int],
-) -> None:
+def _write(folder: Path, rows: Sequence[Row], curves: list[dict[str, Any]], notes: Mapping[str, Any]) -> None:
     write_results(folder / "results.parquet", rows)
     pq.write_table(pa.Table.from_pylist(curves, schema=CURVES), folder / "curves.parquet")
     artifacts.write_json(folder / "headline.json", headline(rows))
-    notes = {
-        "title": title,
-        "libraries": {name: sorted(found) for name, found in sorted(versions.items())},
-        "warnings": mixed_libraries(versions),
-        "imported": imported,
-    }
     artifacts.write_json(folder / "notes.json", notes)
     write_csv(folder / "scaling.csv", scaling_points(rows))
     write_csv(folder / "curves.csv", curve_points(curves))

@@ -99,7 +99,7 @@ def coordinate(run: Run, name: Coordinate) -> str:
     if name == "after":
         return run.after or "none"
     if name == "objective":
-        return run.setting.objective.partition(" after ")[0]
+        return run.setting.objective.partition(" ")[0]  # what came before it follows in words
     return {"model": run.setting.model, "schedule": run.setting.schedule, "subset": run.subset, "seed": run.seed}[name]
 
 

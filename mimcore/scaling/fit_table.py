@@ -18,7 +18,14 @@ from mimcore.scaling.profile import profile_intervals
 
 
 def fit_table(
-    table: Path, law_name: str, output: Path, *, mapping: Path | None, holdout: str | None, options: Mapping[str, Any]
+    table: Path,
+    law_name: str,
+    output: Path,
+    *,
+    mapping: Path | None,
+    holdout: str | None,
+    options: Mapping[str, Any],
+    report: Path | None = None,
 ) -> dict[str, Any]:
     """Fit a law to a table and write what was found.
 
@@ -29,6 +36,7 @@ def fit_table(
         mapping: what the columns mean; without it the table is a study's ``results.parquet``, and its validation loss is meant.
         holdout: a condition on the columns, or on the mapping's variables; such rows are forecast, not fitted.
         options: see ``estimate.Options``.
+        report: the folder for a page with figures; none if not given.
 
     Returns:
         What the file holds: ``law``, ``parameters`` (value, interval of the refits, interval of the
@@ -67,6 +75,10 @@ def fit_table(
         "predictions": _predictions(fit, rows, held_out),
     }
     artifacts.write_json(output, found)
+    if report is not None:
+        from mimcore.scaling import table_report
+
+        table_report.write(fit, rows, held_out, found, f"{rows.name} in {table.name}", report)
     return found
 
 

@@ -1,5 +1,6 @@
 """Every figure of the report in its section, with what it shows and what it does not; or with what the study lacks for it."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ def gallery(
     tasks = [measure for measure in drawn.measures if measure.task != PRETRAIN]
     found = [
         Section("pretraining", "The validation loss", tuple(_loss(drawn, outlooks))),
-        Section("overfitting", "Over-fitting", tuple(_overfitting(drawn))),
+        Section("over-fitting", "Over-fitting", tuple(_overfitting(drawn))),
         Section("budget", "Model, data and length together", tuple(_budget(drawn, outlooks))),
     ]
     for i, measure in enumerate(tasks):
@@ -146,7 +147,9 @@ def _budget(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[F
         models,
     )
     for one in done:
-        suffix, of = (f"-{one.objective}", f" ({one.objective})") if len(done) > 1 else ("", "")
+        suffix, of = (
+            ("-" + re.sub(r"[^\w.-]+", "-", one.objective), f" ({one.objective})") if len(done) > 1 else ("", "")
+        )
         panels, keys = outlook_figures.iso_flop(one)
         panels += outlook_figures.frontier(one)
         edges = sum(two.at_edge for two in one.frontier)

@@ -39,7 +39,7 @@ def headline_table(results: Path, fit: Path) -> Table:
     table.add_column("exponent of the loss", justify="right")
     for line in summary:
         cells = [
-            Text("→".join(f" {part} " for part in pair).strip()) if (pair := line.ends[measure]) else ""
+            Text("→".join(f" {part} " for part in pair).strip()) if (pair := line.ends[measure]) else "–"
             for measure in measures
         ]
         sizes = f"{count(line.smallest)} → {count(line.largest)}"

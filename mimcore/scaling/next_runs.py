@@ -112,7 +112,8 @@ def rows(
         telling: whether their worth is the forecast that they narrow, rather than the loss that they lower.
     """
     hours = ("hours at this study's pace",) if seconds_per_flop else ()
-    unit = "hour" if seconds_per_flop else "1 % of what was spent"
+    by_time = bool(seconds_per_flop) and not telling
+    unit = "hour" if by_time else "1 % of what was spent"
     worth = ("variance removed",) if telling else ("below the lowest so far",)
     head = (
         "model",
@@ -129,7 +130,7 @@ def rows(
     for run in runs:
         share = run.flops / spent * 100
         time = run.flops * (seconds_per_flop or 0.0) / 3600
-        per = time or share
+        per = time if by_time else share
         gain = (f"{100 * run.removed:.0f} %", f"{number(100 * run.removed / per, 2)} %")
         fall = (number(run.fall, 2), number(run.fall / per, 2))
         found.append(

@@ -156,10 +156,11 @@ def read_results(path: Path) -> list[Row]:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} is not a Parquet file ({error}); delete it and run 'dvc repro'.") from None
-    absent = [name for name in SCHEMA.names if name not in table.column_names and name not in OF_PHASES]
+    # Tables from before runs could be imported or follow one another, such as last night's, lack what says so.
+    known = [name for name in SCHEMA.names if name in table.column_names]
+    absent = [name for name in SCHEMA.names if name not in (*known, *OF_PHASES, "source", "imported_from")]
     if absent:
         raise UserError(f"{path} lacks the columns {', '.join(absent)}; delete it and run 'dvc repro'.")
-    known = [name for name in SCHEMA.names if name in table.column_names]
     rows = [Row(**row) for row in table.select(known).to_pylist()]
     for row in rows:
         if row.value is None or not math.isfinite(row.value):

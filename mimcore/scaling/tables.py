@@ -82,7 +82,7 @@ def _headline(told: Mapping[str, Any]) -> Table:
             line["setting"],
             " → ".join(line["sizes"]),
             *(
-                " → ".join(cell) + (" (within seed noise)" if quiet else "")
+                (" → ".join(cell) or "–") + (" (within seed noise)" if quiet else "")
                 for cell, quiet in zip(line["cells"], line["quiet"], strict=True)
             ),
         ]

@@ -46,7 +46,7 @@ def flags(
     rows: Sequence[Row], fitted: Mapping[str, Any], notes: Mapping[str, Any], rates: Sequence[float]
 ) -> list[str]:
     """Say what a reader should hold against the numbers."""
-    found = list(notes.get("warnings", ()))
+    found = [*notes.get("warnings", ()), *notes.get("not_applicable", ())]
     diagnosed = fitted["diagnostics"]
     settings = settings_of(runs_of(rows))
     for cell in diagnosed["overfitting"]["cells"]:

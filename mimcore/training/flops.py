@@ -13,7 +13,7 @@ from mimcore.definition import resolve
 from mimcore.models import encoder as encoders
 from mimcore.models import families
 from mimcore.models.encoder import Encoder
-from mimcore.models.objective import drawn_for, moved
+from mimcore.models.objective import NOTHING, Given, drawn_for, moved
 from mimcore.training.randomness import generator
 
 
@@ -52,12 +52,13 @@ def training_flops_per_image(objective: Any, encoder: Encoder, images: torch.Ten
     return float(counter.get_total_flops() / len(images))
 
 
-def trace(model: Mapping[str, Any], objective: Mapping[str, Any]) -> Cost:
+def trace(model: Mapping[str, Any], objective: Mapping[str, Any], given: Given = NOTHING) -> Cost:
     """Count what a run would compute, on shapes alone: no weight is made, so that a ViT-g takes a second.
 
     Args:
         model: a definition of ``models``.
         objective: a definition of ``objectives``, with its ``module``.
+        given: to the objective.
 
     Raises:
         UserError: an option is unknown or impossible.
@@ -66,7 +67,7 @@ def trace(model: Mapping[str, Any], objective: Mapping[str, Any]) -> Cost:
     module = registry.load("objective", options.pop("module"))
     with torch.device("meta"):
         encoder = encoders.build(resolve(encoders.Config, model, "models"))
-        target = module.Objective(encoder, resolve(module.Config, options, "objectives"))
+        target = module.Objective(encoder, resolve(module.Config, options, "objectives"), given)
         images = torch.empty(1, encoder.channels, *encoders.sides(encoder.image_size), dtype=torch.uint8)
     training = training_flops_per_image(target, encoder, images)
     drawn = moved(drawn_for(target, 1, generator("flops", "mask")), images.device)

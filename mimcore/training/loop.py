@@ -93,7 +93,7 @@ def training_batches(run: Run, train: Images, execution: "Execution") -> Batches
     """The batches of this rank: with ``crop_from: image`` they are cropped already, else ``train_step`` crops them."""
     schedule, ranks = run.schedule, run.ranks
     kind = nvjpeg.EncodedCrops if schedule.jpeg_decoder == "nvjpeg" else RandomCrops
-    crops = kind(f"{run.seed}/crops", schedule.crop_scale, schedule.crop_ratio)
+    crops = kind(f"{run.seed}/crops", schedule.crop_scale, schedule.crop_ratio, schedule.crop_interpolation)
     view = crops if schedule.crop_from == "image" else None
     rows = train.rows
     copies = run.objective.copies(rows.select(list(run.objective.columns)))
@@ -119,7 +119,7 @@ def arriving(
     apart = execution.worker_kind == "process" and execution.workers and (batches.view or not images.cached)
     made = (processes.stream if apart else Batches.stream)(batches, start_step, stop_step)
     if run.schedule.jpeg_decoder == "nvjpeg":
-        return nvjpeg.decoded(made, images.shape, images.channels, run.device)
+        return nvjpeg.decoded(made, images.shape, images.channels, run.device, run.schedule.crop_interpolation)
     return processes.on_device(made, run.device)
 
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+from timm.models.beit import Beit
 from timm.optim import param_groups_weight_decay
 from torch import nn
 
@@ -11,11 +12,14 @@ from mimcore.training.schedule import Schedule
 
 
 def build_optimizer(objective: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019); biases, norms and other vectors are not decayed.
+    """AdamW (Loshchilov & Hutter 2019); biases, norms and other vectors are not decayed, nor is a BEiT's class token.
+
+    So do the released codes: MAE's decays a ViT's class token and its mask token, SimMIM's neither of its ViT's.
 
     Each group has an ``lr_scale``, which ``set_learning_rate`` multiplies the schedule's rate by.
     """
-    groups = param_groups_weight_decay(objective, schedule.weight_decay)
+    fixed = ("encoder.cls_token", "encoder.pos_embed") if isinstance(objective.encoder, Beit) else ()
+    groups = param_groups_weight_decay(objective, schedule.weight_decay, no_weight_decay_list=fixed)
     scales = _width_scales(objective, schedule.learning_rate_width)
     split: list[dict[str, Any]] = []
     for group in groups:

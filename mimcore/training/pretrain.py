@@ -62,7 +62,7 @@ def pretrain(
         output: folder of the run artifact.
         provenance: file of the provenance record.
         scratch_root: checkpoints of runs in progress lie below it.
-        root: relative paths of the pool start here.
+        root: relative paths of the pool and of initial weights start here, as ``pool_root`` says.
         execution: what changes only the speed.
         device: where to train.
         progress: is told of each step.
@@ -90,7 +90,7 @@ def pretrain(
                 stack.enter_context(scratch(folder))
             ranks.wait()
             tables = _tables(definition, pool, subset, root, execution)
-            run, flops = _train(definition, tables, folder, execution, device, ranks, progress, given, after)
+            run, flops = _train(definition, tables, folder, root, execution, device, ranks, progress, given, after)
             metrics = summarize(run, definition, len(tables["train"]), flops)
             finished = run.finished(definition)
             if ranks.first:
@@ -146,6 +146,7 @@ def _train(
     definition: Mapping[str, Any],
     tables: Mapping[str, Images],
     folder: Path,
+    root: Path,
     execution: "Execution",
     device: torch.device,
     ranks: Ranks,
@@ -154,7 +155,7 @@ def _train(
     after: Path | None,
 ) -> tuple[Run, float]:
     """Train to the end, from the last checkpoint on; the run, and the FLOPs of a training step for an image."""
-    run, train = start_run(definition, device, ranks, given, after), tables["train"]
+    run, train = start_run(definition, device, ranks, given, after, root), tables["train"]
     _refuse_unknown(run.objective.columns, tables, definition)
     if run.schedule.jpeg_decoder == "nvjpeg":
         nvjpeg.refuse_without_gpu(device)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from mimcore.data.crops import Interpolation
 from mimcore.definition import Definition
 from mimcore.training import rates
 
@@ -40,6 +41,9 @@ class Schedule(Definition):
     #: From the peak down: half a cosine over the whole run (MAE); by ``gamma`` at each of ``milestones`` (SimMIM,
     #: 800 epochs); or ``wsd``, a constant rate that falls within the last ``decay_images``.
     decay: Literal["cosine", "multistep", "wsd"] = "cosine"
+    #: Of ``cosine``: where it begins. At the end of the warmup in MAE; at the start of the run in SimMIM's released code
+    #: (timm's ``CosineLRScheduler`` without ``warmup_prefix``), so that the rate falls a little at the end of the warmup.
+    cosine_from: Literal["warmup", "start"] = "warmup"
     #: Of ``multistep``: images seen at which the rate is multiplied by ``gamma``, ascending.
     milestones: tuple[int, ...] = ()
     gamma: float = Field(0.1, gt=0, lt=1)
@@ -69,6 +73,8 @@ class Schedule(Definition):
     #: Where the crop is taken from: the image, as MAE and torchvision do, or its largest centred part, already resampled
     #: to the model's ``image_size``. The latter is cheap where decoded images fit in memory, and blurs what it enlarges.
     crop_from: Literal["square", "image"] = "square"
+    #: The filter, always with antialiasing: bicubic in MAE's released code, bilinear (torchvision's default) in SimMIM's.
+    crop_interpolation: Interpolation = "bicubic"
     #: What decodes JPEGs where crops are taken from images: libjpeg-turbo in the workers, or nvJPEG on the GPU, whose pixels
     #: differ a little (docs/loader.md). Other images, and those on which nvJPEG fails, are decoded on the CPU in both cases.
     jpeg_decoder: Literal["turbo", "nvjpeg"] = "turbo"
@@ -112,7 +118,13 @@ class Schedule(Definition):
 
     @model_validator(mode="after")
     def _decays(self) -> "Schedule":
-        of = {"milestones": "multistep", "gamma": "multistep", "decay_images": "wsd", "keep_states": "wsd"}
+        of = {
+            "cosine_from": "cosine",
+            "milestones": "multistep",
+            "gamma": "multistep",
+            "decay_images": "wsd",
+            "keep_states": "wsd",
+        }
         for field, decay in of.items():
             if field in self.model_fields_set and self.decay != decay:
                 raise ValueError(f"{field} is an option of 'decay: {decay}', but decay is '{self.decay}'")
@@ -159,7 +171,8 @@ class Schedule(Definition):
         if self.decay == "wsd":
             start = self.images_seen - (self.decay_images or 0)
             return rates.one_minus_sqrt(seen, self.peak, self.min_learning_rate, start, self.images_seen)
-        return rates.cosine(seen, self.peak, self.min_learning_rate, self.warmup_images, self.images_seen)
+        start = self.warmup_images if self.cosine_from == "warmup" else 0
+        return rates.cosine(seen, self.peak, self.min_learning_rate, start, self.images_seen)
 
     def validation_steps(self) -> list[int]:
         """Numbers of finished steps after which to validate: 0, then ``validations`` more, the last at the end."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import state_dict as parts
 
 from mimcore import registry
+from mimcore.data.paths import main_checkout
 from mimcore.definition import resolve
 from mimcore.models import encoder as encoders
 from mimcore.models.continued import begin, begin_after
@@ -128,7 +129,8 @@ class Run:
         with self.averaged():
             options = parts.StateDictOptions(full_state_dict=True)
             weights = parts.get_model_state_dict(self.objective, options=options)
-            found = start_run(definition, self.device, given=self.given)
+            model = {name: value for name, value in definition["model"].items() if name != "initial"}
+            found = start_run({**definition, "model": model}, self.device, given=self.given)
             found.objective.load_state_dict(weights, strict=True)
         found.step, found.curve = self.step, self.curve
         return found
@@ -140,6 +142,7 @@ def start_run(
     ranks: Ranks = ALONE,
     given: Given = NOTHING,
     after: Path | None = None,
+    root: Path | None = None,
 ) -> Run:
     """Build the model, the objective and the optimiser of a definition; the weights are a function of its seed.
 
@@ -150,6 +153,8 @@ def start_run(
         given: to the objective.
         after: folder of the run that a phase follows. Without it the encoder of a phase begins afresh, for those that only count
             or load weights themselves.
+        root: relative paths start here, or in a git worktree at its counterpart in the main checkout; by default the
+            working folder.
     """
     seed = str(definition["seed"])
     schedule = resolve(Schedule, definition["schedule"], "schedules")
@@ -163,7 +168,7 @@ def start_run(
         if definition["use"] == "weights" and after is not None:
             begin_after(encoder, after)
     else:
-        begin(encoder, objective, model)
+        begin(encoder, objective, model, main_checkout(root or Path.cwd()))
     objective.started()
     encoders.place(objective, device)
     objective.train()

@@ -121,7 +121,7 @@ def augmented(run: Run, images: Tensor) -> Tensor:
         pixels = random_flip(images, draws, batch, first) if schedule.horizontal_flip else images
     else:
         how = (schedule.crop_scale, schedule.crop_ratio, schedule.horizontal_flip)
-        pixels = random_resized_crop(images, *how, draws, batch, first)
+        pixels = random_resized_crop(images, *how, draws, batch, first, schedule.crop_interpolation)
     return run.encoder.normalize(pixels)
 
 

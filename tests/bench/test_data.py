@@ -35,7 +35,8 @@ STUDY: dict[str, Any] = {
             "crop_from": "image",
         }
     },
-    "tasks": {"knn": {"pool": "photos"}},
+    "features": {"all": {"pool": "photos"}},
+    "tasks": {"knn": {"features": "all"}},
     "study": {
         "pools": ["photos"],
         "subsets": ["n16"],
@@ -43,7 +44,9 @@ STUDY: dict[str, Any] = {
         "objectives": ["mae"],
         "schedules": ["short"],
         "seeds": ["s0"],
-        "tasks": ["knn"],
+        "features": ["all"],
+        "probes": ["knn"],
+        "tasks": [],
         "phases": {},
     },
     "execution": {"device": "cpu", "threads": 1, "workers": 1},

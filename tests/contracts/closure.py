@@ -59,7 +59,9 @@ def closure(*entries: str) -> set[str]:
 def verb_imports(verb: str) -> set[str]:
     """What a verb of the command line imports inside its function: the entries of its stage."""
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "mimcore/cli").glob("*.py")]
-    (function,) = [n for tree in trees for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == verb]
+    (function,) = [
+        n for tree in trees for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == verb.replace("-", "_")
+    ]
     found: set[str] = set()
     for node in ast.walk(function):
         if isinstance(node, ast.ImportFrom) and node.module:

@@ -13,7 +13,7 @@ from typing import Any
 from closure import ROOT
 from dvc.repo import Repo
 
-KINDS = ("pools", "subsets", "models", "objectives", "schedules", "tasks")
+KINDS = ("pools", "subsets", "models", "objectives", "schedules", "features", "tasks")
 PARAMS: dict[str, Any] = {
     "pools": {"digits": {"format": "digits", "images": 100, "val_images": 10}},
     "subsets": {"n16": {"pool": "digits", "images": 16}, "n64": {"pool": "digits", "images": 64}},
@@ -23,8 +23,9 @@ PARAMS: dict[str, Any] = {
     },
     "objectives": {"mae": {"mask_ratio": 0.75, "norm_pix_loss": True}},
     "schedules": {"short": {"images_seen": 512, "batch_size": 64, "crop_scale": [0.2, 1.0]}},
+    "features": {"all": {"pool": "digits", "train_images": 50}},
     "tasks": {
-        "linear": {"pool": "digits", "train_images": 50},
+        "linear": {"features": "all", "l2": [0.1]},
         "detection": {"pool": "digits", "scales": ["1", "1/2"]},
     },
     "study": {
@@ -35,7 +36,9 @@ PARAMS: dict[str, Any] = {
         "objectives": ["mae"],
         "schedules": ["short"],
         "seeds": ["s0"],
-        "tasks": ["linear", "detection"],
+        "features": ["all"],
+        "probes": ["linear"],
+        "tasks": ["detection"],
         "extra": {},
         "phases": {},
     },

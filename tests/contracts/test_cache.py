@@ -17,11 +17,15 @@ from mimcore.study import Study
 pytestmark = pytest.mark.filterwarnings("ignore")  # of DVC's own libraries
 
 RUNS = [f"mae-{model}-{subset}-short-s0" for model in ("tiny", "small") for subset in ("n16", "n64")]
-TASKS = ["linear", "detection"]
-FLOORS = [f"floor@{model}-{task}" for model in ("tiny", "small") for task in TASKS]
+MODELS = ("tiny", "small")
 PREPARE = [f"prepare@mae-{subset}-s0" for subset in ("n16", "n64")]
 PRETRAIN = [f"pretrain@{run}" for run in RUNS]
-EVALUATE = [f"evaluate@{run}-{task}" for run in RUNS for task in TASKS]
+EVALUATE = [f"evaluate@{run}-detection" for run in RUNS]
+FLOORS = [f"floor@{model}-detection" for model in MODELS]
+#: What goes through an encoder once, and what is made of it.
+FEATURES = [*(f"features@{run}-all" for run in RUNS), *(f"features-floor@{model}-all" for model in MODELS)]
+PROBES = [*(f"probe@{run}-linear" for run in RUNS), *(f"probe-floor@{model}-linear" for model in MODELS)]
+OF_MODELS = [*PRETRAIN, *FLOORS, *(stage for stage in FEATURES if stage.startswith("features-floor"))]
 #: Reads names and the definitions of what it gathers, so it sees every edit of those.
 COLLECT = ["check", "collect"]
 
@@ -29,16 +33,12 @@ COLLECT = ["check", "collect"]
 OWN = {
     "pools.digits": ["check", "index@digits"],
     **{f"subsets.{n}": [*COLLECT, f"sample@{n}-s0"] for n in ("n16", "n64")},
-    **{
-        f"models.{model}": [*COLLECT, *[s for s in (*PRETRAIN, *FLOORS) if f"{model}-" in s]]
-        for model in ("tiny", "small")
-    },
+    **{f"models.{model}": [*COLLECT, *[s for s in OF_MODELS if f"{model}-" in s]] for model in MODELS},
     "objectives.mae": [*COLLECT, *PREPARE, *PRETRAIN],
     "schedules.short": [*COLLECT, *PRETRAIN],
-    **{
-        f"tasks.{task}": [*COLLECT, f"examples@{task}", *[s for s in (*EVALUATE, *FLOORS) if s.endswith(f"-{task}")]]
-        for task in TASKS
-    },
+    "features.all": [*COLLECT, "examples-features@all", *FEATURES],
+    "tasks.linear": [*COLLECT, *PROBES],
+    "tasks.detection": [*COLLECT, "examples@detection", *EVALUATE, *FLOORS],
     "fit": ["check", "fit"],
 }
 
@@ -98,7 +98,7 @@ def test_what_dvc_and_a_killed_process_leave_beside_artifacts_is_not_hashed(pipe
         with pipeline.edited("artifacts/runs/.gitignore", "/mae-older-n16-short-s0\n"):
             assert pipeline.stale() == set()
             with pipeline.edited(".dvcignore", "!.gitignore\n!.*.part-*\n"):  # the trap is there
-                assert {"collect", "report", "sample@n16-s0", "examples@linear"} <= pipeline.stale()
+                assert {"collect", "report", "sample@n16-s0", "examples@detection"} <= pipeline.stale()
     finally:
         shutil.rmtree(part)
 
@@ -108,7 +108,7 @@ def test_the_first_repro_ran_every_stage(tmp_path: Path, quiet_tools: None) -> N
     assert fresh.stale() == fresh.names()
 
 
-@pytest.mark.parametrize("kind", ["pools", "subsets", "models", "objectives", "schedules", "tasks", "fit"])
+@pytest.mark.parametrize("kind", ["pools", "subsets", "models", "objectives", "schedules", "features", "tasks", "fit"])
 def test_a_field_makes_stale_what_uses_it(pipeline: Pipeline, kind: str) -> None:
     before = pipeline.params()
     for field, old, stages in fields(kind):
@@ -160,7 +160,9 @@ def test_an_edit_runs_all_that_follows_and_its_undoing_restores(pipeline: Pipeli
         ("subsets.n16.images", 17),
         ("objectives.mae.mask_ratio", 0.6),
         ("schedules.short.images_seen", 1024),
-        ("tasks.linear.train_images", 60),
+        ("features.all.train_images", 60),
+        ("tasks.linear.l2", [0.1, 0.2]),
+        ("tasks.detection.scales", ["1"]),
         ("fit.bootstrap", 300),
     ],
 )
@@ -186,14 +188,12 @@ def artifacts(root: Path) -> dict[str, bytes]:
     [
         ("mimcore/objectives/mae.py", [*PREPARE, *PRETRAIN]),
         ("mimcore/objectives/another.py", []),
-        (
-            "mimcore/evaluation/linear.py",
-            ["examples@linear", *(s for s in (*EVALUATE, *FLOORS) if s.endswith("-linear"))],
-        ),
-        (
-            "mimcore/evaluation/detection.py",
-            ["examples@detection", *(s for s in (*EVALUATE, *FLOORS) if s.endswith("-detection"))],
-        ),
+        ("mimcore/evaluation/linear.py", PROBES),
+        ("mimcore/evaluation/detection.py", ["examples@detection", *EVALUATE, *FLOORS]),
+        ("mimcore/evaluation/probing.py", PROBES),
+        ("mimcore/evaluation/extract.py", FEATURES),
+        ("mimcore/evaluation/frozen.py", [*FEATURES, *PROBES]),
+        ("mimcore/evaluation/task.py", [*FEATURES, *PROBES, *EVALUATE, *FLOORS]),
         ("mimcore/evaluation/knn.py", []),
         ("mimcore/evaluation/coco.py", [*EVALUATE, *FLOORS]),
         ("mimcore/scaling/laws/power.py", ["fit", "report"]),
@@ -203,11 +203,11 @@ def artifacts(root: Path) -> dict[str, bytes]:
         ("mimcore/data/index.py", ["index@digits"]),
         ("mimcore/data/crops.py", [*PRETRAIN, *EVALUATE, *FLOORS]),
         ("mimcore/sampling/strategies/random.py", ["sample@n16-s0", "sample@n64-s0"]),
-        ("mimcore/sampling/examples.py", ["examples@linear", "examples@detection"]),
+        ("mimcore/sampling/examples.py", ["examples-features@all", "examples@detection"]),
         ("mimcore/training/schedule.py", PRETRAIN),
         ("mimcore/sampling/prepare.py", PREPARE),
         ("mimcore/models/decoder.py", [*PREPARE, *PRETRAIN]),
-        ("mimcore/models/encoder.py", [*PREPARE, *PRETRAIN, *EVALUATE, *FLOORS]),
+        ("mimcore/models/encoder.py", [*PREPARE, *PRETRAIN, *FEATURES, *EVALUATE, *FLOORS]),
         ("mimcore/scaling/choose.py", ["fit"]),
         ("mimcore/scaling/imported.py", ["collect"]),
         ("mimcore/scaling/import_runs.py", []),
@@ -244,7 +244,7 @@ def test_a_new_model_leaves_the_others_alone(pipeline: Pipeline) -> None:
     assert pipeline.stale() == {"check", "collect"}
     pipeline.set("study.models", ["tiny", "small", "large"])
     new = {name for name in pipeline.names() if "large" in name}
-    assert len(new) == 2 * 1 + 2 * 2 + 2
+    assert len(new) == 2 + 2 * 3 + 3  # two runs, each measured by features, a probe and a task, and the floors of these
     assert set(pipeline.repro()) == {"check", "collect", "fit", "report", *new}
 
 
@@ -253,7 +253,13 @@ def test_a_run_beside_the_grid_depends_on_the_module_it_names(pipeline: Pipeline
     at = {"objective": "mae60", "module": "mae", "model": "tiny", "subset": "n16", "schedule": "short", "seed": "s0"}
     pipeline.set("objectives.mae60", {"module": "mae", "mask_ratio": 0.6})
     pipeline.set("study.extra", {name: at})
-    extra = {f"prepare-extra@{name}", f"pretrain-extra@{name}", *(f"evaluate-extra@{name}-{task}" for task in TASKS)}
+    extra = {
+        f"prepare-extra@{name}",
+        f"pretrain-extra@{name}",
+        f"features-extra@{name}-all",
+        f"probe-extra@{name}-linear",
+    }
+    extra |= {f"evaluate-extra@{name}-detection"}
     assert set(pipeline.repro()) == {"check", "collect", "fit", "report", *extra}
     with pipeline.edited("mimcore/objectives/mae.py"):
         beside = {f"prepare-extra@{name}", f"pretrain-extra@{name}"}
@@ -280,7 +286,8 @@ def with_phases(pipeline: Pipeline) -> None:
 
 
 def stages_of(phase: str) -> set[str]:
-    return {f"pretrain-phase@{phase}", *(f"evaluate-phase@{phase}-{task}" for task in TASKS)}
+    measured = {f"features-phase@{phase}-all", f"probe-phase@{phase}-linear", f"evaluate-phase@{phase}-detection"}
+    return {f"pretrain-phase@{phase}", *measured}
 
 
 def test_a_phase_runs_again_where_it_or_what_it_follows_changes(pipeline: Pipeline) -> None:
@@ -309,7 +316,7 @@ def test_a_phase_runs_again_where_it_or_what_it_follows_changes(pipeline: Pipeli
     assert {f"pretrain@{FIRST}", f"pretrain-phase@{SECOND}", f"pretrain-phase@{THIRD}"} <= pipeline.stale()
     (pipeline.root / "params.yaml").write_text(json.dumps(kept, indent=1))
     assert f"pretrain-phase@{SECOND}" in downstream(pipeline, [f"pretrain@{FIRST}"])
-    assert f"evaluate-phase@{THIRD}-linear" in downstream(pipeline, [f"pretrain@{FIRST}"])
+    assert f"probe-phase@{THIRD}-linear" in downstream(pipeline, [f"pretrain@{FIRST}"])
 
 
 def test_a_worktree_with_the_same_cache_runs_nothing_and_stays_apart(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -29,11 +29,26 @@ MAY = {
     "layout": set(),
     "explain": set(),
     "runs": set(),
-    "study": {"models", "runs", "sampling", "scaling", "training"},
+    "study": {"models", "runs", "sampling", "scaling", "training", "evaluation"},
     **{name: set() for name in GROUND},
 }
 FILES = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "mimcore").rglob("*.py"))
-STAGES = ("index", "sample", "examples", "prepare", "pretrain", "evaluate", "floor", "collect", "fit", "report")
+STAGES = (
+    *(
+        "index",
+        "sample",
+        "examples",
+        "prepare",
+        "pretrain",
+        "extract",
+        "extract-floor",
+        "probe",
+        "probe-floor",
+        "evaluate",
+        "floor",
+    ),
+    *("collect", "fit", "report"),
+)
 
 
 def room(file: str) -> str:

@@ -21,6 +21,8 @@ FINDS: dict[str, registry.Kind] = {
     "sample": "strategy",
     "prepare": "objective",
     "pretrain": "objective",
+    "probe": "probe",
+    "probe-floor": "probe",
     "evaluate": "task",
     "floor": "task",
     "fit": "law",
@@ -57,7 +59,7 @@ def found_by_name(stage: PipelineStage, study: Study) -> set[str]:
     if verb not in FINDS:
         return set()
     known = modules(FINDS[verb])
-    if FINDS[verb] == "task":
+    if FINDS[verb] in ("task", "probe"):
         return {known[study.module("tasks", arguments[-1])]}
     if verb == "prepare":
         return {known[study.module("objectives", study.prepared[arguments[0]][0])]}
@@ -68,7 +70,7 @@ def found_by_name(stage: PipelineStage, study: Study) -> set[str]:
 
 def read_by_name(stage: PipelineStage, study: Study) -> set[str]:
     """The module that this instance reads a constant of."""
-    if verb_of(stage) not in READS:
+    if verb_of(stage) not in READS or stage.cmd.split()[4] in study.grid.features:  # study.py asks what probes need
         return set()
     return {modules("task")[study.module("tasks", stage.cmd.split()[4])]}
 
@@ -144,9 +146,13 @@ def outputs(study: Study) -> dict[str, set[Path]]:
     of = {
         "index": {layout.index(pool) for pool in grid.pools},
         "sample": {layout.subset(subset, seed) for subset in grid.subsets for seed in grid.seeds},
-        "examples": {layout.examples(task) for task in grid.tasks},
+        "examples": {layout.examples(name) for name in (*grid.features, *grid.tasks)},
         "prepare": {layout.prepared(name) for name in study.prepared},
         "pretrain": {layout.run(run) for run in study.runs},
+        "extract": {layout.features(run, name) for run in study.runs for name in grid.features},
+        "extract-floor": {layout.features(model, name) for model in grid.models for name in grid.features},
+        "probe": {layout.evaluation(run, probe) for run in study.runs for probe in grid.probes},
+        "probe-floor": {layout.floor(model, probe) for model in grid.models for probe in grid.probes},
         "evaluate": {layout.evaluation(run, task) for run in study.runs for task in grid.tasks},
         "floor": {layout.floor(model, task) for model in grid.models for task in grid.tasks},
     }

@@ -58,7 +58,7 @@ def fields_of_definitions() -> Iterator[tuple[str, str]]:
     from mimcore.scaling.fit_options import Config as FitConfig
     from mimcore.training.schedule import Schedule
 
-    kinds: tuple[registry.Kind, ...] = ("format", "strategy", "objective", "task")
+    kinds: tuple[registry.Kind, ...] = ("format", "strategy", "objective", "task", "probe")
     modules = [registry.load(kind, name) for kind in kinds for name in registry.names(kind)]
     for config in [ModelConfig, Subset, FitConfig, Schedule, *(module.Config for module in modules)]:
         yield from ((f"{config.__module__}.{config.__name__}", field) for field in config.model_fields)

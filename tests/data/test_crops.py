@@ -6,20 +6,21 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2.functional import resized_crop
 
-from mimcore.data.crops import draw_crops, random_resized_crop
+from mimcore.data.crops import Interpolation, draw_crops, random_resized_crop
 
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 
 
+@pytest.mark.parametrize(("interpolation", "code"), [("bicubic", 3), ("bilinear", 2)])
 @pytest.mark.parametrize("shape", [(32, 32), (48, 64)])
-def test_pixels_equal_torchvision(shape: tuple[int, int]) -> None:
+def test_pixels_equal_torchvision(shape: tuple[int, int], interpolation: Interpolation, code: int) -> None:
     height, width = shape
     images = torch.randint(0, 256, (6, 3, height, width), dtype=torch.uint8)
     generator = torch.Generator().manual_seed(1)
-    ours = random_resized_crop(images, SCALE, RATIO, False, generator.manual_seed(1))
+    ours = random_resized_crop(images, SCALE, RATIO, False, generator.manual_seed(1), interpolation=interpolation)
     crops = torch.stack(draw_crops(6, height, width, SCALE, RATIO, generator.manual_seed(1)), dim=1).tolist()
     for image, pixels, (top, left, rows, columns) in zip(images, ours, crops, strict=True):
-        theirs = resized_crop(image.float(), top, left, rows, columns, [height, width], interpolation=3, antialias=True)
+        theirs = resized_crop(image.float(), top, left, rows, columns, [height, width], code, antialias=True)
         torch.testing.assert_close(pixels, theirs.clamp(0, 255), rtol=0, atol=1e-3)
 
 

@@ -141,7 +141,7 @@ def test_an_image_that_nobody_can_decode_is_a_sentence(root: Path, monkeypatch: 
         by_device(images, CPU)
 
 
-def _refusing(*_: Any) -> None:
+def _refusing(*_: Any, **__: Any) -> None:
     raise nvjpeg.DecodeError("cut short")
 
 

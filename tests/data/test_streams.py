@@ -1,7 +1,11 @@
 """The same batches, byte for byte, whoever makes them, from whatever container, wherever a run went on."""
 
 import os
+import re
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +215,39 @@ def test_a_killed_process_ends_in_a_sentence(batches: Any, expected: Any) -> Non
     stream = processes.stream(batches(view=_Killed(), workers=1), 0, STEPS)
     with pytest.raises(UserError, match=r"a process that makes batches was killed .* lower execution\.workers"):
         list(stream)
+
+
+FULL = """
+import sys
+from pathlib import Path
+import pyarrow.parquet as pq
+from mimcore.data import processes
+from mimcore.data.loader import Batches, Images
+from mimcore.data.views import RandomCrops
+from mimcore.errors import UserError
+root = Path(sys.argv[1])
+images = Images({"format": "tar", "path": "tar", "val_images": 1}, pq.read_table(root / "rows.parquet"), 256, root)
+try:
+    list(processes.stream(Batches(images, 8, "s0", 1, RandomCrops("s0", (0.2, 1.0), (1.0, 1.0))), 0, 3))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_full_shared_memory_ends_in_a_sentence(pools: Any) -> None:
+    """In a namespace of its own, whose /dev/shm holds less than a batch: 1.5 MiB of pixels."""
+    mounted = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1M tmpfs /dev/shm && exec "$@"', "sh"]
+    if not shutil.which("unshare") or subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small /dev/shm needs the right to do so")
+    _, rows, root = pools["tar"]
+    pq.write_table(rows, root / "rows.parquet")
+    said = subprocess.run(
+        [*mounted, sys.executable, "-c", FULL, str(root)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert re.fullmatch(
+        r"the shared memory \(/dev/shm\) has no room for the batch of step 0, 1\.5 MiB \(.*\); .*--shm-size.*\n",
+        said.stdout,
+    ), said
 
 
 def test_resampling_is_the_same_on_any_number_of_threads(batches: Any, expected: Any) -> None:

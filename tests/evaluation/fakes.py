@@ -7,6 +7,8 @@ import pyarrow as pa
 import torch
 from sklearn.datasets import load_digits
 
+from mimcore.evaluation.features import FeaturesConfig, extract
+from mimcore.evaluation.frozen import Frozen, Split
 from mimcore.evaluation.task import Context, Data
 from mimcore.models.encoder import Config, Encoder, build
 
@@ -104,6 +106,25 @@ def encoder(image_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2, see
                 num_heads=num_heads,
             )
         )
+
+
+def frozen(subject, data, folder, **options) -> Frozen:
+    """Features of a subject in memory, as a probe gets them."""
+    config, where = FeaturesConfig(pool="x", **options), context(folder)
+    parts = []
+    for images in (data.train, data.test):
+        batches = list(extract(subject, images, config, where))
+        arrays = {name: torch.cat([batch[name] for batch in batches]).numpy() for name in batches[0]}
+        parts.append(Split(images.rows, arrays))
+    return Frozen(parts[0], parts[1], data.classes, data.box_classes)
+
+
+def vectors(count, labels, seed, width=8, columns=None) -> Split:
+    """Features around a centre for each label, with noise, in the place of an encoder's."""
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(int(max(labels)) + 1, width))
+    numbers = (2 * centres[labels] + random.normal(size=(count, width))).astype(np.float32)
+    return Split(pa.table({"label": pa.array(labels, pa.int64())} | (columns or {})), {"mean": numbers})
 
 
 def context(folder: Path, seed=0, **others) -> Context:

@@ -19,7 +19,7 @@ from mimcore.errors import UserError
 from mimcore.evaluation import finetune
 from mimcore.evaluation.finetune import Config
 from mimcore.evaluation.randaugment import RandAugment, erase
-from mimcore.evaluation.recipe import encoder_groups, order, rate
+from mimcore.evaluation.recipe import encoder_groups, order, rate, train
 from mimcore.evaluation.task import seed_number, seeded
 from mimcore.models.encoder import IMAGENET_MEAN
 
@@ -143,11 +143,29 @@ def test_layers_decay_as_in_mae():
 
 
 def test_the_schedule_rises_and_falls():
-    rates = [rate(step, 100, 0.1) for step in range(100)]
-    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
+    config = short(images_seen=3200, warmup_fraction=0.1, warmup_learning_rate=0.1, min_learning_rate=0.2)
+    rates = [rate(step, 1.0, config) for step in range(100)]
+    assert rates[:3] == pytest.approx([0.19, 0.28, 0.37])
     assert rates[10] == 1.0
-    assert rates[55] == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+    assert rates[55] == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi / 2)))
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+    from_start = rate(25, 1.0, short(images_seen=3200, warmup_fraction=0.1, cosine_from="start", min_learning_rate=0))
+    assert from_start == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+
+
+@pytest.mark.parametrize("clip_grad", [None, 5.0])
+def test_gradients_are_clipped_before_the_update(tmp_path, clip_grad):
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    train(
+        [{"params": [parameter], "lr_scale": 1.0}],
+        1e-3,
+        lambda step: (parameter * torch.tensor([30.0, 40.0])).sum(),
+        short(images_seen=32, clip_grad=clip_grad),
+        context(tmp_path),
+    )
+    given = parameter.grad
+    expected = torch.tensor([30.0, 40.0]) * (1 if clip_grad is None else clip_grad / 50)
+    torch.testing.assert_close(given, expected, rtol=1e-5, atol=0)
 
 
 @given(st.integers(1, 20), st.integers(1, 30), st.integers(1, 10))

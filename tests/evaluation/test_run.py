@@ -1,6 +1,7 @@
+import hashlib
 import json
-from typing import get_args
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -8,10 +9,15 @@ from fakes import digits, encoder
 
 from mimcore import registry
 from mimcore.errors import UserError
+from mimcore.evaluation import knn
 from mimcore.evaluation import run as stage
-from mimcore.evaluation.task import Needs
+from mimcore.evaluation.extract import extract_floor, extract_run
+from mimcore.evaluation.job import Job
+from mimcore.evaluation.probing import probe_floor, probe_run
+from mimcore.evaluation.task import NotApplicable
 from mimcore.execution import Execution
 from mimcore.models import encoder as encoders
+from mimcore.sampling.examples import COLUMNS
 
 MODEL = {"architecture": "vit_tiny_patch16_224", "image_size": 16, "patch_size": 4}
 MODEL |= {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -44,75 +50,124 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def job(place, definition, output="out"):
-    return stage.Job(
-        "probe", definition, {}, place / "examples", place / output, place / "provenance" / "out.json", place, EXECUTION,
-        CPU, silent,
+def job(place, name, definition, output, inputs="examples"):
+    return Job(
+        name, definition, place / inputs, place / output, place / "provenance" / f"{output}.json", EXECUTION, CPU, silent, {}, place
     )  # fmt: skip
 
 
-def evaluate(place, task, output="out", **options):
-    definition = {"task": {"module": task, "pool": "digits"} | options, "run": {"seed": "s0"}}
-    return stage.evaluate_run("r", place / "run", job(place, definition, output))
+def extracted(place, output="features", **options):
+    definition = {"features": {"pool": "digits"} | options, "run": {"seed": "s0"}}
+    extract_run("r", place / "run", job(place, "digits", definition, output))
 
 
-def test_the_tasks_are_these():
+def probed(place, task, output="out", **options):
+    extracted(place)
+    definition = {"task": {"module": task, "features": "digits"} | options, "run": {"seed": "s0"}}
+    return probe_run("r", place / "run", job(place, "probe", definition, output, "features"))
+
+
+def test_the_tasks_and_probes_are_these():
     assert registry.names("task") == [
+        "attentive",
         "detection",
         "finetune",
         "instance_segmentation",
-        "knn",
-        "linear",
+        "robustness",
         "segmentation",
         "video",
     ]
-    for name in registry.names("task"):
-        module = registry.load("task", name)
-        assert module.NEEDS in get_args(Needs)
-        assert isinstance(module.PIXELS, bool)
-        assert module.METRICS
+    assert registry.names("probe") == ["fewshot", "knn", "linear", "multilabel", "zeroshot"]
+    for kind in ("task", "probe"):
+        for name in registry.names(kind):
+            module = registry.load(kind, name)
+            assert module.NEEDS in COLUMNS
+            assert isinstance(module.PIXELS, bool)
+            assert module.METRICS
 
 
-def test_a_run_is_evaluated_into_the_contracts_file(place):
-    found = evaluate(place, "linear")
+def test_a_run_is_probed_into_the_contracts_file(place):
+    found = probed(place, "linear")
     written = json.loads((place / "out" / "metrics.json").read_text())
     assert written == json.loads(json.dumps(found))
-    assert written["definition"] == {"task": {"module": "linear", "pool": "digits"}, "run": {"seed": "s0"}}
+    assert written["definition"] == {"task": {"module": "linear", "features": "digits"}, "run": {"seed": "s0"}}
     assert set(written) == {"definition", "libraries", "subjects"}
     top1, loss = (written["subjects"]["run"][name] for name in ("top1", "cross_entropy"))
     assert set(top1) == {"value", "standard_error", "higher_is_better", "headline"}
     assert (top1["headline"], top1["higher_is_better"]) == (True, True)
     assert (loss["headline"], loss["higher_is_better"]) == (False, False)
-    assert set(json.loads((place / "provenance" / "out.json").read_text())["inputs"]) == {"encoder", "train", "test"}
+    record = json.loads((place / "provenance" / "out.json").read_text())
+    assert set(record["inputs"]) == {"features", "train", "test"}
+
+
+def test_a_run_is_evaluated_into_the_contracts_file(place):
+    definition = {
+        "task": {"module": "finetune", "pool": "digits", "images_seen": 64, "batch_size": 32},
+        "run": {"seed": "s0"},
+    }
+    found = stage.evaluate_run("r", place / "run", job(place, "tune", definition, "out"))
+    assert set(found["subjects"]["run"]) == {"top1"}
+    record = json.loads((place / "provenance" / "out.json").read_text())
+    assert set(record["inputs"]) == {"encoder", "train", "test"}
 
 
 def test_a_rerun_gives_the_same_bytes(place):
-    evaluate(place, "linear", "a")
-    evaluate(place, "linear", "b")
+    probed(place, "linear", "a")
+    first = {file.name: file.read_bytes() for file in (place / "features").iterdir()}
+    probed(place, "linear", "b")
     assert (place / "a" / "metrics.json").read_bytes() == (place / "b" / "metrics.json").read_bytes()
+    assert {file.name: file.read_bytes() for file in (place / "features").iterdir()} == first
+
+
+def test_the_card_has_the_digest_of_every_array(place):
+    extracted(place)
+    arrays = json.loads((place / "features" / "card.json").read_text())["arrays"]
+    files = {file.name for file in (place / "features").glob("*.npy")}
+    assert set(arrays) == files == {f"run-{part}-{name}.npy" for part in ("train", "test") for name in ("mean", "cls")}
+    for file, digest in arrays.items():
+        numbers = np.load(place / "features" / file)
+        assert (numbers.dtype, numbers.shape) == (np.float32, (120, 32))
+        assert hashlib.sha256(numbers.tobytes()).hexdigest() == digest
 
 
 def test_floors_are_the_untrained_encoder_and_pixels(place):
-    def floor(task, **options):
-        definition = {"task": {"module": task, "pool": "digits"} | options, "model": MODEL}
-        return stage.evaluate_floor("m", job(place, definition, task))["subjects"]
-
+    definition = {"features": {"pool": "digits"}, "model": MODEL}
     state = torch.get_rng_state()
-    found = floor("knn")
+    extract_floor("m", job(place, "digits", definition, "floor"))
     assert torch.equal(torch.get_rng_state(), state)
+
+    def probed_floor(output):
+        definition = {"task": {"module": "knn", "features": "digits"}, "model": MODEL}
+        return probe_floor("m", job(place, "knn", definition, output, "floor"))["subjects"]
+
+    found = probed_floor("a")
     assert list(found) == ["untrained", "pixels"]
-    assert list(floor("finetune", images_seen=64, batch_size=32)) == ["untrained"]
-    assert floor("knn") == found
+    assert probed_floor("b") == found
+    task = {"module": "finetune", "pool": "digits", "images_seen": 64, "batch_size": 32}
+    tuned = stage.evaluate_floor("m", job(place, "tune", {"task": task, "model": MODEL}, "c"))
+    assert list(tuned["subjects"]) == ["untrained"]
+
+
+def test_what_does_not_apply_is_said_and_is_no_error(place, monkeypatch):
+    def refuse(features, config, context):
+        raise NotApplicable("the run has no text tower.")
+
+    monkeypatch.setattr(knn, "probe", refuse)
+    found = probed(place, "knn")
+    assert found["not_applicable"] == "the run has no text tower."
+    assert json.loads((place / "out" / "metrics.json").read_text())["subjects"] == {}
 
 
 def test_a_typo_in_the_options_is_a_sentence(place):
     with pytest.raises(UserError, match=r"tasks\.probe\.neighbours: unknown option; did you mean 'neighbors'"):
-        evaluate(place, "knn", neighbours=3)
-    with pytest.raises(UserError, match="no task called 'liner'; did you mean 'linear'"):
-        evaluate(place, "liner")
+        probed(place, "knn", neighbours=3)
+    with pytest.raises(UserError, match="no probe called 'liner'; did you mean 'linear'"):
+        probed(place, "liner")
+    with pytest.raises(UserError, match=r"features\.digits\.poolin: unknown option"):
+        extracted(place, poolin="cls")
 
 
 def test_a_missing_table_names_the_cure(place):
     (place / "examples" / "test.parquet").unlink()
     with pytest.raises(UserError, match=r"test\.parquet is missing; bring it up to date"):
-        evaluate(place, "linear")
+        extracted(place)

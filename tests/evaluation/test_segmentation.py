@@ -45,9 +45,7 @@ def test_defaults_are_openmmlabs_recipe_of_mae():
     assert (found.steps, found.batch_size, found.image_size) == (160_000, 16, 512)
     assert (found.learning_rate, found.weight_decay, found.layer_decay, found.drop_path_rate) == (1e-4, 0.05, 0.65, 0.1)
     assert round(found.steps * found.warmup_fraction) == 1500
-    rates = [
-        recipe.rate(step, found.steps, found.warmup_fraction, found.decay) for step in (1499, 1500, 80_750, 159_999)
-    ]
+    rates = [recipe.rate(step, 1.0, found) for step in (1499, 1500, 80_750, 159_999)]
     np.testing.assert_allclose(rates, [1, 1, 0.5, 1 / 158_500], rtol=1e-6)
     assert segmentation._starts(512, 512) == [0]
     assert segmentation._starts(1000, 512) == [0, 341, 488]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from fakes import context, digit_data, scenes
+from fakes import context, digit_data, frozen, scenes
 
 from mimcore.errors import UserError
 from mimcore.evaluation import detection, finetune, knn, linear
@@ -31,11 +31,11 @@ def swin() -> Encoder:
 
 @pytest.mark.parametrize("task", [knn, linear])
 def test_probes(swin: Encoder, task: object, tmp_path: Path) -> None:
-    data = digit_data(100, 50, SIDE)
-    found = task.evaluate(swin, task.Config(pool="x"), data, context(tmp_path))
+    features = frozen(swin, digit_data(100, 50, SIDE), tmp_path)
+    found = task.probe(features, task.Config(features="x"), context(tmp_path))
     assert float(found[next(iter(task.METRICS))].value) > 0.3  # untrained features of digits are better than chance
     with pytest.raises(UserError, match="no class token"):
-        task.evaluate(swin, task.Config(pool="x", pooling="cls"), data, context(tmp_path))
+        task.probe(features, task.Config(features="x", pooling="cls"), context(tmp_path))
 
 
 def test_finetune_decays_learning_rates_by_layer(swin: Encoder, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from mimcore.data.pool import load_pool
 from mimcore.data.splits import read_split
 from mimcore.errors import UserError
 from mimcore.evaluation import vectors
-from mimcore.evaluation.features import FeaturesConfig
 from mimcore.evaluation.vectors import of_run, of_timm, write_vectors
 from mimcore.models.encoder import Config, build, save
 from mimcore.sampling.draw import sample
@@ -67,8 +66,7 @@ def test_a_run_gives_its_pooled_tokens(root: Path, tmp_path: Path) -> None:
         Config(architecture="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2)
     )
     save(encoder, tmp_path, {})
-    config = FeaturesConfig(pool="digits", pooling="cls")
-    extract, size, _ = of_run(tmp_path, config, CPU)
+    extract, size, _ = of_run(tmp_path, "cls", CPU)
     pictures = images(root, size)
     write_vectors(tmp_path / "vectors.parquet", extract, pictures, CPU)
     first = torch.from_numpy(pictures.get(np.arange(3)))
@@ -82,4 +80,4 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"timm's 'vit_nonesuch' cannot be made \(.*correct the name"):
         of_timm("vit_nonesuch", None, CPU)
     with pytest.raises(UserError, match=r"model\.json"):
-        of_run(tmp_path, FeaturesConfig(pool="digits"), CPU)
+        of_run(tmp_path, "mean", CPU)

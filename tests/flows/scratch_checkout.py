@@ -48,8 +48,10 @@ objectives:
   mae: {mask_ratio: 0.75}
 schedules:
   short: {images_seen: 512, batch_size: 64, warmup_images: 64}
+features:
+  all: {pool: digits, train_images: 50}
 tasks:
-  linear: {pool: digits, train_images: 50}
+  linear: {features: all}
 study:
   title: Small
   pools: [digits]
@@ -58,7 +60,9 @@ study:
   objectives: [mae]
   schedules: [short]
   seeds: [s0]
-  tasks: [linear]
+  features: [all]
+  probes: [linear]
+  tasks: []
   phases: {}
 fit: {}
 execution: {}

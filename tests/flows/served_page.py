@@ -48,7 +48,8 @@ STUDY: dict[str, Any] = {
             "validation_images": 16,
         }
     },
-    "tasks": {"knn": {"pool": "digits", "train_images": 100, "neighbors": 5}},
+    "features": {"all": {"pool": "digits", "train_images": 100}},
+    "tasks": {"knn": {"features": "all", "neighbors": 5}},
     "study": {
         "title": "A small study",
         "pools": ["digits"],
@@ -57,7 +58,9 @@ STUDY: dict[str, Any] = {
         "objectives": ["mae"],
         "schedules": ["brief"],
         "seeds": ["s0"],
-        "tasks": ["knn"],
+        "features": ["all"],
+        "probes": ["knn"],
+        "tasks": [],
         "extra": {},
         "phases": {},
     },

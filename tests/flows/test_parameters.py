@@ -135,11 +135,21 @@ def test_mask_ratio_goes_to_the_objectives_that_have_one_stated_or_not() -> None
 
 
 def test_lists_keep_names_in_the_order_of_the_study() -> None:
-    assert dotted(QUICK, subsets=["n8192", "n64"], models=["tiny"], tasks=["linear"], test_images=50) == {
+    assert dotted(QUICK, subsets=["n8192", "n64"], models=["tiny"], probes=["linear"], test_images=50) == {
         "study.subsets": ["n64", "n8192"],
         "study.models": ["tiny"],
-        "study.tasks": ["linear"],
-        "tasks.linear.test_images": 50,
+        "study.probes": ["linear"],
+        "tasks.detection.test_images": 50,
+        "features.scenes.test_images": 50,
+    }
+
+
+def test_features_that_no_probe_is_left_to_use_go_as_well() -> None:
+    study = QUICK["study"] | {"features": ["scenes", "more"], "probes": ["linear", "knn"]}
+    tasks = QUICK["tasks"] | {"knn": {"features": "more"}}
+    assert dotted(QUICK | {"study": study, "tasks": tasks}, probes=["knn"]) == {
+        "study.probes": ["knn"],
+        "study.features": ["more"],
     }
 
 
@@ -191,7 +201,7 @@ def test_any_option_can_be_set_by_its_path() -> None:
 def test_what_does_not_apply_is_refused_all_at_once_with_the_nearest_names() -> None:
     more = {"model.tiny.depth": 6, "models.tinny.depth": 6, "study.models.0": "tiny", "schedules..x": 1}
     with pytest.raises(UserError) as error:
-        dotted(QUICK, subsets=["n65"], tasks=["linar"], more=more)
+        dotted(QUICK, subsets=["n65"], probes=["linar"], more=more)
     said = str(error.value).splitlines()
     assert len(said) == 6
     for words in (

@@ -33,10 +33,11 @@ STUDY: dict[str, Any] = {
     "models": {"tiny": {}},
     "objectives": {"mae": {}},
     "schedules": {"short": {"images_seen": 64, "batch_size": 32, "warmup_images": 32}},
-    "tasks": {"knn": {"pool": "photos"}},
+    "features": {"all": {"pool": "photos"}},
+    "tasks": {"knn": {"features": "all"}},
     "study": {
         **{"pools": ["photos"], "subsets": ["best"], "models": ["tiny"], "objectives": ["mae"], "schedules": ["short"]},
-        **{"seeds": ["s0"], "tasks": ["knn"], "phases": {}},
+        **{"seeds": ["s0"], "features": ["all"], "probes": ["knn"], "tasks": [], "phases": {}},
     },
 }
 

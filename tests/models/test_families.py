@@ -149,6 +149,24 @@ def test_learning_rates_fall_block_by_block(name: str, layers: int) -> None:
     assert scales["patch_embed.proj.weight"] == pytest.approx(scales[first] / 2)
 
 
+def test_a_beit_starts_as_in_simmims_released_code() -> None:
+    """Its models/simmim.py:66-67 cuts every weight at one deviation; its models/vision_transformer.py:273-279 scales by depth."""
+    torch.manual_seed(0)
+    module = encoders.build(encoders.Config(**MODELS["beit_shared"] | {"embed_dim": 96, "num_heads": 3})).module
+    deviation = 0.02 * 0.5396  # of a normal distribution that is cut at one of its own on both sides
+    for weight, scale in (
+        (module.patch_embed.proj.weight, 1.0),
+        (module.blocks[1].mlp.fc1.weight, 1.0),
+        (module.blocks[1].attn.proj.weight, 4**-0.5),
+        (module.blocks[0].mlp.fc2.weight, 2**-0.5),
+    ):
+        assert weight.abs().max() <= 0.02 * scale
+        assert weight.std().item() == pytest.approx(deviation * scale, rel=0.03)
+    assert module.cls_token.abs().max() <= 0.02
+    assert not module.patch_embed.proj.bias.any()
+    torch.testing.assert_close(module.blocks[0].gamma_1.detach(), torch.full((96,), 0.1))
+
+
 def test_defaults_of_a_swin() -> None:
     config = encoders.Config(architecture="swinv2_base_window12_192", image_size=192)
     assert (config.patch_size, config.drop_path_rate) == (4, 0.0)

@@ -54,7 +54,7 @@ def test_histograms_equal_a_loop(patch: int, options: dict[str, int], channels: 
 
 
 def test_the_defaults_give_what_the_paper_predicts() -> None:
-    """Wei et al. 2022, section 3.1: 2 x 2 cells of 9 bins in 3 channels for a patch of 16 pixels, 108 values."""
+    """Wei et al. 2022, 'Target features': 2 x 2 cells of 9 bins in 3 channels for a patch of 16 pixels, 108 values."""
     target = Hog(hog(), 16, 3)
     assert target.width == 108
     assert target(torch.randn(2, 3, 32, 32)).shape == (2, 4, 108)

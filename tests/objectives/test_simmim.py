@@ -210,6 +210,22 @@ def test_a_few_steps_lower_the_loss_and_reach_every_weight(options: dict[str, An
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
+@pytest.mark.parametrize("architecture", ["beit_base_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_what_is_decayed_is_the_released_codes_choice(architecture: str) -> None:
+    """optimizer.py:53-62: no vectors, no biases, and neither class token nor mask token; tables of positions are decayed, since
+    its keywords (models/simmim.py:130-133) begin with ``encoder.`` and are found in no name."""
+    swin = architecture.startswith("swin")
+    shape: dict[str, Any] = {"image_size": 64, "window_size": 4} if swin else {"image_size": 32, "depth": 1}
+    model = encoders.Config(architecture=architecture, embed_dim=24, num_heads=(1, 2, 4, 8) if swin else 3, **shape)
+    objective = Objective(encoders.build(model), Config(mask_unit=32 if swin else 16))
+    optimizer = build_optimizer(objective, Schedule(images_seen=8, batch_size=1, warmup_images=0))
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    for name, parameter in objective.named_parameters():
+        expected = parameter.ndim > 1 and not name.endswith(".bias") and name not in ("mask_token", "encoder.cls_token")
+        assert (id(parameter) in decayed) == expected, name
+    assert any(name.endswith("bias_table") and id(p) in decayed for name, p in objective.named_parameters())
+
+
 def test_the_mask_token_is_not_decayed() -> None:
     """``no_weight_decay`` of the released code names it."""
     objective = build()

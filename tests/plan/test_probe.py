@@ -7,7 +7,7 @@ import torch
 
 from mimcore.execution import Execution
 from mimcore.plan.probe import Probe, dvc_seconds, start_seconds
-from mimcore.plan.work import Counter, Stage, fixed_images
+from mimcore.plan.work import Counted, Counter, Stage, fixed_images
 from mimcore.training.flops import trace
 from mimcore.training.schedule import Schedule
 
@@ -29,7 +29,8 @@ SCHEDULE = {
     "validation_images": 32,
 }
 RUN = {"objective": OBJECTIVE, "model": MODEL, "schedule": SCHEDULE}
-LINEAR = {"module": "linear", "pool": "p", "l2": [0.01]}
+FEATURES = {"pool": "p"}
+LINEAR = {"module": "linear", "features": "f", "l2": [0.01]}
 DETECTION = {
     "module": "detection", "pool": "p", "head": "fcos", "image_size": 32, "width": 32, "scales": ["2"], "convolutions": 1,
     "images_seen": 400, "batch_size": 4,
@@ -38,9 +39,14 @@ DETECTION = {
 
 def stages():
     yield Stage("pretrain", "r", (), RUN, (20,))
-    for task in (LINEAR, DETECTION):
-        yield Stage("evaluate", f"e-{task['module']}", ("r",), {"task": task, "run": RUN}, (100, 50))
-        yield Stage("floor", f"f-{task['module']}", (), {"task": task, "model": MODEL}, (100, 50))
+    for verb, definition in (
+        ("features", {"features": FEATURES}),
+        ("probe", {"task": LINEAR, "features": FEATURES}),
+        ("evaluate", {"task": DETECTION}),
+    ):
+        floor = "floor" if verb == "evaluate" else f"{verb}-floor"
+        yield Stage(verb, f"{verb}@r", ("r",), {**definition, "run": RUN}, (100, 50))
+        yield Stage(floor, f"{floor}@m", (), {**definition, "model": MODEL}, (100, 50))
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +75,17 @@ def test_a_run_counts_its_steps_and_its_validations() -> None:
 
 
 def test_a_task_that_trains_counts_three_times_forward() -> None:
-    _, probe, _, tune, floor = (Counter()(stage) for stage in stages())
-    assert probe.images == 150
+    _, features, _, probe, _, tune, floor = (Counter()(stage) for stage in stages())
+    assert features.images == 150
     assert tune.images == 450
-    assert tune.flops / probe.flops == pytest.approx((3 * 400 + 50) / 150)
+    assert tune.flops / features.flops == pytest.approx((3 * 400 + 50) / 150)
     assert floor == tune
+    assert probe == Counted()
+
+
+def test_features_keep_the_mean_and_the_class_token_of_each_image() -> None:
+    _, features, *_ = (Counter()(stage) for stage in stages())
+    assert features.stored_bytes == 150 * 2 * 32 * 4
 
 
 def test_a_stage_is_its_start_and_its_steps(probed: Probe) -> None:

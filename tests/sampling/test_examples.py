@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mimcore import registry
+from mimcore.data.splits import pick
 from mimcore.errors import UserError
 from mimcore.sampling.examples import choose
 
@@ -30,13 +31,15 @@ def test_a_task_is_refused_before_pretraining_where_its_truth_is_missing(index: 
     with pytest.raises(
         UserError, match=r"tasks\.probe: the task needs labels, and 1 of the 4 images of pool 'photos' to"
     ):
-        choose("probe", {"module": "linear"}, index, output)
+        choose("features.all", {}, index, output, {"probe": "labels"})
     with pytest.raises(UserError, match=r"tasks\.boxes: the task needs boxes, and 8 of the 8 images .* to train on"):
-        choose("boxes", {"module": "detection"}, index, output)
+        choose("tasks.boxes", {}, index, output, {"boxes": "boxes"})
     with pytest.raises(
         UserError, match=r"tasks\.masks: the task needs masks, and 8 of the 8 images .* add 'masks' to the"
     ):
-        choose("masks", {"module": "segmentation"}, index, output)
+        choose("tasks.masks", {}, index, output, {"masks": "masks"})
+    with pytest.raises(UserError, match=r"tasks\.many: the task needs tags, .* add 'tags' or 'box_labels' to"):
+        choose("features.all", {}, index, output, {"many": "tags"})
     assert not output.exists()
 
 
@@ -52,13 +55,28 @@ def test_a_split_without_images_is_refused(index: Path, tmp_path: Path) -> None:
     rows = pq.read_table(index / "index.parquet")
     pq.write_table(rows.slice(0, 8), index / "index.parquet")
     with pytest.raises(UserError, match="has no image to test on"):
-        choose("probe", {"module": "linear"}, index, tmp_path / "out")
+        choose("features.all", {}, index, tmp_path / "out", {})
+
+
+def test_features_have_the_rows_that_a_task_had(index: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(index / "index.parquet")
+    for where in ("features.all", "tasks.tune"):
+        card = choose(where, {"train_images": 5, "test_images": None}, index, tmp_path / where, {})
+        assert (card["train"], card["test"]) == (5, 4)
+    for part in ("train", "test"):
+        first, second = (
+            pq.read_table(tmp_path / where / f"{part}.parquet") for where in ("features.all", "tasks.tune")
+        )
+        assert first.equals(second)
+    chosen = pq.read_table(tmp_path / "features.all" / "train.parquet")["key"].to_pylist()
+    assert chosen == pick(rows.slice(0, 8), 5, "examples/train")["key"].to_pylist()
 
 
 def test_what_a_task_needs_is_read_without_importing_it() -> None:
-    for name in registry.names("task"):
-        assert registry.constant("task", name, "NEEDS") == registry.load("task", name).NEEDS
+    for kind in ("task", "probe"):
+        for name in registry.names(kind):
+            assert registry.constant(kind, name, "NEEDS") == registry.load(kind, name).NEEDS
     with pytest.raises(KeyError, match="assigns no NOTHING"):
-        registry.constant("task", "linear", "NOTHING")
-    with pytest.raises(UserError, match="no task called 'liner'; did you mean 'linear'"):
-        registry.constant("task", "liner", "NEEDS")
+        registry.constant("probe", "linear", "NOTHING")
+    with pytest.raises(UserError, match="no probe called 'liner'; did you mean 'linear'"):
+        registry.constant("probe", "liner", "NEEDS")

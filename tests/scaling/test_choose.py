@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from known_laws import law_of
 
 from mimcore.errors import UserError
-from mimcore.scaling.choose import choose
+from mimcore.scaling.choose import choose, sentences
 from mimcore.scaling.fit import fit
 from mimcore.scaling.fit_options import Config
 from mimcore.scaling.fit_table import fit_table
@@ -202,6 +202,42 @@ def test_a_holdout_of_nothing_is_said_and_a_wrong_one_refused():
             Config(holdout=wrong)
     with pytest.raises(ValueError, match="there is no law called 'powr'; did you mean 'power'"):
         Config(laws=("powr",))
+
+
+def test_laws_of_images_alone_are_of_a_setting():
+    images = tuple(float(n) for n in np.geomspace(1e4, 1e7, 9))
+    made = runs("model_data", images=images, models=MODELS[:2], seen=SEEN[:1])
+    found = choose(made, (LOSS,), {}, Config(bootstrap=100, laws=("power", "m4", "broken")))["pretrain val_loss"]
+    assert [(one["scope"], one["model"]) for one in found] == [("setting", "m50000000"), ("setting", "m90000000")]
+    for one in found:
+        assert {law["law"] for law in one["candidates"]} == {"power", "m4", "broken"}
+        assert one["chosen"] == min(one["candidates"], key=lambda law: law["rmse_holdout"])["law"]
+    few = choose(made[:4], (LOSS,), {}, Config(bootstrap=100, laws=("power", "m4")))["pretrain val_loss"]
+    assert [law["law"] for law in few[0]["candidates"]] == ["power"]
+    assert few[0]["skipped"][0]["reason"].startswith(
+        "4 different points cannot pin down the 5 parameters of the law 'm4'"
+    )
+
+
+def test_sizes_that_rose_are_left_out_of_a_setting_if_enough_remain():
+    made = runs("model_data", models=MODELS[:1], seen=SEEN[:1])
+    found = choose(made, (LOSS,), {made[0].setting: frozenset({int(IMAGES[0])})}, Config(bootstrap=100))[
+        "pretrain val_loss"
+    ]
+    entry = next(one for one in found if one["scope"] == "setting")
+    assert entry["left_out"] == [128000]
+    assert entry["rows"]["unique_images"] == [int(n) for n in IMAGES[1:]]
+    gone = frozenset(int(n) for n in IMAGES[:3])
+    found = choose(made, (LOSS,), {made[0].setting: gone}, Config(bootstrap=100))["pretrain val_loss"]
+    assert next(one for one in found if one["scope"] == "setting")["left_out"] == []
+
+
+def test_what_was_chosen_is_told():
+    found = choose(runs("model_data", seen=SEEN[:1]), (LOSS,), {}, Config(bootstrap=100, laws=("model_data",)))
+    (told,) = sentences(found)
+    assert told.startswith("mae, pretrain val_loss: model_data, off by 0.0")
+    (told,) = sentences(choose(runs(models=MODELS[:1]), (LOSS,), {}, Config(bootstrap=100, laws=("joint",))))
+    assert told == "mae, pretrain val_loss: no law was chosen. See 'laws' in fit.json for why."
 
 
 @pytest.mark.parametrize(("value", "said"), [(None, "is None"), (float("nan"), "is nan"), (float("inf"), "is inf")])

@@ -260,3 +260,9 @@ def test_a_table_of_before_there_were_phases_can_be_read(tmp_path, study):
     rows = read_results(file)
     pq.write_table(pq.read_table(file).drop_columns(["after", "use", "total_images_seen", "total_flops"]), file)
     assert [row.value for row in read_results(file)] == [row.value for row in rows]
+
+
+def test_a_table_from_before_runs_could_be_imported_is_read(whole_study, tmp_path):
+    table = pq.read_table(whole_study / "results" / "results.parquet")
+    pq.write_table(table.drop_columns(["source", "imported_from"]), tmp_path / "old.parquet")
+    assert read_results(tmp_path / "old.parquet") == read_results(whole_study / "results" / "results.parquet")

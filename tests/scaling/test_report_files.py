@@ -49,42 +49,37 @@ def test_forecasts_are_judged_in_the_page_and_in_markdown(whole_study):
 
 
 def test_a_study_without_forecasts_speaks_of_none(whole_study):
-    assert "Forecasts that were made" not in (write(whole_study, []) / "report.html").read_text(encoding="utf-8")
+    text = (write(whole_study, []) / "report.md").read_text(encoding="utf-8")
+    assert "Not in this report: No run was forecast before it was made" in text
 
 
 def test_every_figure_is_interactive_and_needs_no_network(whole_study):
-    text = (write(whole_study, []) / "figures.html").read_text(encoding="utf-8")
+    folder = write(whole_study, [])
+    text = (folder / "report.html").read_text(encoding="utf-8")
     specs = json.loads(re.search(r"const specs = (\{.*\});\n", text).group(1))
-    assert {name.rpartition("-")[0] for name in specs} >= {
-        "scaling",
-        "curves",
-        "overfitting",
-        "correlation",
-        "residuals",
-        "iso-flop",
-        "frontier",
-    }
-    for spec in specs.values():
-        assert spec["config"]["mark"]["tooltip"]
+    drawn = {name.rpartition("-")[0] for name in specs}
+    assert drawn == {path.stem for path in folder.glob("*.svg")}
+    for name, spec in specs.items():
+        assert f'<div class="panel" id="{name}"' in text
+        assert spec["config"]["point"]["tooltip"]
         layers = spec.get("layer", [spec])
-        assert sum("params" in layer for layer in layers) == 1
-        assert "url" not in json.dumps(spec.get("data", {}))
-    head = text[: text.index("<script")]
-    assert "http" not in head
+        has_numbers = not name.startswith("overfitting")
+        assert sum("params" in layer for layer in layers) == has_numbers
+        assert "url" not in json.dumps(spec)
     assert text.count("<script") == text.count("</script>") == 1
 
 
 def test_a_name_cannot_end_the_script(build_study, small_plan):
     root, _ = build_study(replace(small_plan, objective="</script><b>"))
-    text = (write(root, []) / "figures.html").read_text(encoding="utf-8")
+    text = (write(root, []) / "report.html").read_text(encoding="utf-8")
     assert text.count("</script>") == 1
-    assert "<b>" not in text
+    assert "<b>" not in text[: text.index("<script")] + text[text.index("const specs") :]
     assert "<b>" not in (root / "beside" / "report.md").read_text(encoding="utf-8")
 
 
 def test_tables_are_whole_latex(whole_study):
     text = (write(whole_study, []) / "tables.tex").read_text(encoding="utf-8")
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 12
     for tabular in re.findall(r"\\begin\{tabular\}\{(l+)\}(.*?)\\end", text, re.DOTALL):
         rows = [line for line in tabular[1].splitlines() if line.endswith(r"\\")]
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(tabular[0])}

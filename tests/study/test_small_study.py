@@ -50,9 +50,10 @@ STUDY: dict[str, Any] = {
         "simmim": {"mask_unit": 8},
     },
     "schedules": {"brief": BRIEF, "longer": BRIEF | {"images_seen": 192}},
+    "features": {"hundred": {"pool": "digits", "train_images": 100}},
     "tasks": {
-        "knn": {"pool": "digits", "train_images": 100, "neighbors": 5},
-        "linear": {"pool": "digits", "train_images": 100, "l2": [0.1, 0.01], "max_iterations": 10},
+        "knn": {"features": "hundred", "neighbors": 5},
+        "linear": {"features": "hundred", "l2": [0.1, 0.01], "max_iterations": 10},
     },
     "study": {
         "title": "A small study",
@@ -62,7 +63,9 @@ STUDY: dict[str, Any] = {
         "objectives": ["mae"],
         "schedules": ["brief"],
         "seeds": ["s0"],
-        "tasks": ["knn", "linear"],
+        "features": ["hundred"],
+        "probes": ["knn", "linear"],
+        "tasks": [],
         "extra": {"mae-nano-n64-longer-s0": EXTRA},
         "phases": {PHASE: SECOND},
     },

@@ -15,6 +15,7 @@ import pytest
 import small_run
 import timm
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from small_run import FILES, Trained
 
@@ -22,6 +23,7 @@ from mimcore.data.loader import Images
 from mimcore.launch import launch
 from mimcore.models import encoder as encoders
 from mimcore.models.objective import Given
+from mimcore.plan.work import Counter, foreseen
 from mimcore.training.flops import encoder_flops, trace
 from mimcore.training.memory import activation_bytes
 from mimcore.training.state import start_run
@@ -49,6 +51,16 @@ def images(root: Path) -> torch.Tensor:
     rows = pq.read_table(root / "artifacts/subsets/n150-s0/manifest.parquet", partitioning=None)
     table = Images(small_run.POOL, rows, 32, root, 64, 3)
     return torch.from_numpy(table.get(torch.arange(16).numpy()))
+
+
+def test_a_phase_learns_from_the_run_that_it_follows(root: Path, undisturbed: Trained) -> None:
+    phase = declared(OF_RUN) | {"use": "teacher", "after": small_run.definition()}
+    made = small_run.train(root, "phase", phase, undisturbed.folder)
+    assert set(made.bytes()) == FILES
+    losses = [p["loss"] for p in pq.read_table(made.folder / "curve.parquet").to_pylist() if p["split"] == "val"]
+    assert losses[-1] < 0.9 * losses[0]
+    state = load_file(made.folder / "encoder.safetensors")
+    assert set(state) == set(load_file(undisturbed.folder / "encoder.safetensors"))
 
 
 @pytest.mark.parametrize("style", ["mae", "simmim"])
@@ -151,6 +163,15 @@ def test_a_teacher_is_counted_with_its_forward_pass_and_keeps_nothing_for_the_ba
     assert kept[1] == pytest.approx(kept[0], rel=0.01)
 
 
+@pytest.mark.parametrize("name", ["maskfeat", "data2vec", "eva"])
+def test_the_recipes_of_the_page_are_options_that_go_together(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs/objectives.md").read_text(encoding="utf-8")
+    (recipe,) = [yaml.safe_load(line) for line in page.splitlines() if line.startswith(f"      {name}:")]
+    model = {"patch_size": 14 if name == "eva" else 16, "embed_dim": 32, "depth": 6, "num_heads": 2}
+    cost = trace(model, recipe[name])
+    assert cost.training > 2 * cost.forward > 0 if name == "maskfeat" else cost.training > cost.forward > 0
+
+
 @pytest.mark.parametrize("teacher", [{"kind": "run"}, {"kind": "run", "image_size": 64}, AVERAGE["teacher"]])
 def test_a_run_is_counted_before_its_teacher_is_made(teacher: dict[str, Any]) -> None:
     """The teacher is taken to be as the student; an average is."""
@@ -158,5 +179,15 @@ def test_a_run_is_counted_before_its_teacher_is_made(teacher: dict[str, Any]) ->
     cost = trace(small_run.MODEL, objective)
     with torch.device("meta"):
         encoder = encoders.build(encoders.Config(**small_run.MODEL))
+    larger = small_run.MODEL | {"depth": 3}
+    if teacher == {"kind": "run"}:  # a phase whose teacher is another model
+        after = {"model": small_run.MODEL, "objective": objective, "use": "teacher", "after": {"model": larger}}
+        with torch.device("meta"):
+            of_teacher = encoder_flops(encoders.build(encoders.Config(**larger)))
+        assert Counter().cost(after).forward == cost.forward - encoder_flops(encoder) + of_teacher
+        run = start_run(
+            declared(objective) | {"use": "teacher", "after": {"model": larger}}, CPU, given=foreseen(after)
+        )
+        assert run.objective.target(torch.randn(2, 3, 32, 32)).shape == (2, 16, 32)
     hidden = 12  # of 16, at a ratio of 0.75
     assert cost.forward == 2 * encoder_flops(encoder) + 2 * hidden * 32 * 32

@@ -28,7 +28,7 @@ from mimcore.training.states import DIGESTS, FOLDER
 
 #: Stochastic depth draws in every step, and the average must be part of the state.
 MODEL = small_run.MODEL | {"depth": 2, "drop_path_rate": 0.3}
-TRUNK = {"decay": "wsd", "decay_images": 0, "keep_states": [160, 320], "ema_decay": 0.9}
+TRUNK = {"decay": "wsd", "decay_images": 0, "keep_states": [160, 320, 480], "ema_decay": 0.9}
 #: Length of a branch, and its decay; the last one has no state at its start, and goes on from the one before.
 BRANCHES = {240: 80, 400: 80, 480: 80}
 STARTS = {240: 160, 400: 320, 480: 320}
@@ -93,7 +93,7 @@ def test_a_trunk_and_its_branches_train_what_arithmetic_says(root: Path, trunk: 
 def test_a_trunk_has_a_loss_and_its_states_are_the_same_each_time(root: Path, trunk: Trained) -> None:
     assert trunk.metrics()["metrics"]["val_loss"] > 0
     states = {f.name: f.read_bytes() for f in (trunk.folder / FOLDER).iterdir()}
-    assert set(states) == {"160.pt", "320.pt", DIGESTS}
+    assert set(states) == {"160.pt", "320.pt", "480.pt", DIGESTS}
     again = small_run.train(root, "again", declared(), workers=1)
     assert {f.name: f.read_bytes() for f in (again.folder / FOLDER).iterdir()} == states
 
@@ -119,14 +119,13 @@ def test_a_trunk_that_breaks_off_after_a_state_still_has_it(
 
 def test_a_trunk_can_be_made_longer(root: Path, trunk: Trained) -> None:
     """A branch may be a trunk itself, which goes on from the last state."""
-    more = declared(images_seen=640, keep_states=[480])
+    more = declared(images_seen=640, keep_states=[560])
     longer = small_run.train(root, "longer", following(more, "state"), trunk.folder)
-    assert longer.told[0] == 320
+    assert longer.told[0] == 480
     alone = small_run.train(root, "longer_alone", more)
     assert longer.bytes()["encoder.safetensors"] == alone.bytes()["encoder.safetensors"]
-    for name in ("480.pt",):
-        mine, its = (torch.load(t.folder / FOLDER / name, weights_only=True)["tensors"] for t in (longer, alone))
-        assert all(torch.equal(mine["objective"][key], its["objective"][key]) for key in its["objective"])
+    mine, its = (torch.load(t.folder / FOLDER / "560.pt", weights_only=True)["tensors"] for t in (longer, alone))
+    assert all(torch.equal(mine["objective"][key], its["objective"][key]) for key in its["objective"])
 
 
 def test_a_broken_or_missing_state_is_said(root: Path, trunk: Trained, tmp_path: Path) -> None:
@@ -152,7 +151,7 @@ def test_a_broken_or_missing_state_is_said(root: Path, trunk: Trained, tmp_path:
             {"images_seen": 160, "decay_images": 80, "keep_states": []},
             "begins to decay at 80 images seen, and its trunk keeps no state",
         ),
-        ({"keep_states": [320, 352]}, "must be beyond 320, where it leaves its trunk"),
+        ({"images_seen": 640, "keep_states": [480, 560]}, "must be beyond 480, where it leaves its trunk"),
     ],
 )
 def test_what_is_no_branch_is_refused(change: dict[str, Any], message: str) -> None:

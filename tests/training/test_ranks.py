@@ -11,13 +11,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import small_run
 import torch
 from safetensors.torch import load_file
 from small_run import FILES, Trained
 
 from mimcore.errors import Preempted
 from mimcore.launch import launch
+from mimcore.training import loop
 from mimcore.training.average import Average
+from mimcore.training.state import Run
 
 SCRIPT = Path(__file__).with_name("ranked_run.py")
 #: Enough for what differs between ranks: the order in which gradients are added.
@@ -33,18 +36,26 @@ def train(root: Path, name: str, ranks: int, restarts: int = 0, **options: Any) 
 
 
 def assert_alike(one: Trained, other: Trained) -> None:
-    assert set(one.bytes()) == FILES
+    assert set(one.bytes()) - {"objective.safetensors"} == FILES
+    assert set(one.bytes()) == set(other.bytes())
     curves = [pq.read_table(trained.folder / "curve.parquet").to_pylist() for trained in (one, other)]
     for a, b in zip(*curves, strict=True):
         assert (a["images_seen"], a["split"], a["learning_rate"]) == (b["images_seen"], b["split"], b["learning_rate"])
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
         if a["split"] == "train":
             assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-2)
-    weights = [load_file(trained.folder / "encoder.safetensors") for trained in (one, other)]
+    weights = [saved(trained) for trained in (one, other)]
     assert set(weights[0]) == set(weights[1])
     for name, weight in weights[0].items():
         torch.testing.assert_close(weight, weights[1][name], **CLOSE)
     assert one.metrics()["facts"] == other.metrics()["facts"]
+
+
+def saved(trained: Trained) -> dict[str, torch.Tensor]:
+    """Every tensor of the artifact: the encoder's and, where it is kept, the decoder's."""
+    found = {f"encoder.{n}": t for n, t in load_file(trained.folder / "encoder.safetensors").items()}
+    kept = trained.folder / "objective.safetensors"
+    return found | (load_file(kept) if kept.exists() else {})
 
 
 @pytest.mark.parametrize(
@@ -71,6 +82,40 @@ def test_clipping_and_averages_are_those_of_one_rank(root: Path) -> None:
     one, two, parts = (Trained(root / f"artifacts/runs/average-{name}") for name in ("one", "two", "parts"))
     assert_alike(two, one)
     assert_alike(parts, one)
+
+
+SIMMIM = {"module": "simmim", "mask_unit": 8, "keep_decoder": True}
+
+
+@pytest.mark.parametrize("parallel", ["fsdp", pytest.param("ddp", marks=pytest.mark.slow)])
+def test_simmim_its_kept_decoder_and_averages_are_those_of_one_rank(root: Path, parallel: str) -> None:
+    declared = small_run.definition(ema_decay=0.9)
+    declared["objective"] = SIMMIM
+    one = small_run.train(root, f"simmim-one-{parallel}", declared)
+    execution = {"parallel": parallel}
+    name = f"simmim-{parallel}"
+    assert train(root, name, 2, schedule={"ema_decay": 0.9}, objective=SIMMIM, execution=execution)[0] == 0
+    two = Trained(root / "artifacts/runs" / name)
+    assert {"mask_token", "decoder.0.weight", "decoder.0.bias"} <= set(saved(two))
+    assert_alike(two, one)
+
+
+def test_the_saved_encoder_and_decoder_are_the_average(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the recursion, from the weights after each step."""
+    step, told = loop.train_step, {}
+
+    def watched(run: Run, images: torch.Tensor, read: Any) -> None:
+        before = told or {n: p.detach().clone() for n, p in run.objective.named_parameters()}
+        step(run, images, read)
+        told.update({n: 0.9 * before[n] + 0.1 * p.detach() for n, p in run.objective.named_parameters()})
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    declared = small_run.definition(ema_decay=0.9)
+    declared["objective"] = small_run.OBJECTIVE | {"keep_decoder": True}
+    found = saved(small_run.train(root, "averaged-whole", declared))
+    assert {"encoder.patch_embed.proj.weight", "decoder.embed.weight", "decoder.mask_token"} <= set(found)
+    for name, expected in told.items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

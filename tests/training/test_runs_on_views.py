@@ -13,6 +13,9 @@ from small_run import MODEL, STEPS, Trained
 
 from mimcore.data.loader import Images
 from mimcore.evaluation import run as evaluation
+from mimcore.evaluation.extract import extract_floor, extract_run
+from mimcore.evaluation.job import Job
+from mimcore.evaluation.probing import probe_floor, probe_run
 from mimcore.models import encoder as encoders
 from mimcore.training import loop
 from mimcore.training import pretrain as stage
@@ -78,39 +81,49 @@ def test_the_artifact_says_what_the_model_takes(wide: Trained) -> None:
     assert (encoder.image_size, encoder.channels) == ((16, 32), 1)
 
 
-@pytest.mark.parametrize(
-    ("task", "options"),
-    [
-        ("linear", {}),
-        ("knn", {"neighbors": 5}),
-        (
-            "finetune",
-            {"crop_from": "image", "augmentation": "random_resized_crop", "images_seen": 64, "batch_size": 16},
-        ),
-    ],
-)
-def test_tasks_take_what_the_model_takes(
-    root: Path, wide: Trained, tmp_path: Path, task: str, options: dict[str, Any]
-) -> None:
+@pytest.fixture
+def examples(root: Path, tmp_path: Path) -> Path:
     manifest = pq.read_table(root / "artifacts/subsets/n150-s0/manifest.parquet")
+    (tmp_path / "examples").mkdir()
     for part, rows in (("train", manifest.slice(0, 100)), ("test", manifest.slice(100))):
-        pq.write_table(rows, tmp_path / f"{part}.parquet")
+        pq.write_table(rows, tmp_path / f"examples/{part}.parquet")
     card = {"classes": [str(i) for i in range(10)], "box_classes": None}
-    (tmp_path / "card.json").write_text(json.dumps(card))
-    job = evaluation.Job(
-        task,
-        {"task": {"module": task, "pool": "digits"} | options, "run": {"seed": "s0"}, "model": WIDE},
-        small_run.POOL,
-        tmp_path,
-        tmp_path / "out",
-        tmp_path / "out.json",
-        root,
+    (tmp_path / "examples/card.json").write_text(json.dumps(card))
+    return tmp_path / "examples"
+
+
+def job(root: Path, inputs: Path, output: str, **definition: Any) -> Job:
+    folder = inputs.parent
+    return Job(
+        "t",
+        definition | {"run": {"seed": "s0"}, "model": WIDE},
+        inputs,
+        folder / output,
+        folder / f"{output}.json",
         small_run.execution(),
         torch.device("cpu"),
         lambda *told: None,
+        small_run.POOL,
+        root,
     )
-    found = evaluation.evaluate_run("wide", wide.folder, job)["subjects"]["run"]["top1"]
-    assert 0 <= found["value"] <= 1
-    if task == "knn":
-        floor = evaluation.evaluate_floor("wide", job)["subjects"]
-        assert set(floor) == {"untrained", "pixels"}
+
+
+def test_a_task_takes_what_the_model_takes(root: Path, wide: Trained, examples: Path) -> None:
+    options = {"crop_from": "image", "augmentation": "random_resized_crop", "images_seen": 64, "batch_size": 16}
+    task = {"module": "finetune", "pool": "digits"} | options
+    found = evaluation.evaluate_run("wide", wide.folder, job(root, examples, "out", task=task))
+    assert 0 <= found["subjects"]["run"]["top1"]["value"] <= 1
+
+
+@pytest.mark.parametrize(("probe", "options"), [("linear", {}), ("knn", {"neighbors": 5})])
+def test_a_probe_takes_what_the_model_takes(
+    root: Path, wide: Trained, examples: Path, probe: str, options: dict[str, Any]
+) -> None:
+    features, folder = {"pool": "digits"}, examples.parent
+    extract_run("wide", wide.folder, job(root, examples, "features", features=features))
+    extract_floor("wide", job(root, examples, "floor", features=features))
+    task = {"module": probe, "features": "t"} | options
+    found = probe_run("wide", wide.folder, job(root, folder / "features", "out", task=task))
+    assert 0 <= found["subjects"]["run"]["top1"]["value"] <= 1
+    floor = probe_floor("wide", job(root, folder / "floor", "under", task=task))["subjects"]
+    assert set(floor) == {"untrained", "pixels"}

@@ -5,6 +5,7 @@ import pytest
 import small_run
 import torch
 from pydantic import ValidationError
+from timm.scheduler import CosineLRScheduler
 
 from mimcore.training.optimizer import set_learning_rate
 from mimcore.training.schedule import Schedule
@@ -101,6 +102,20 @@ def test_wsd_is_constant_and_then_falls_as_one_minus_the_root_of_progress() -> N
     assert all(a > b for a, b in itertools.pairwise(rates[60:]))
 
 
+def test_a_cosine_from_the_start_is_timms_without_a_warmup_prefix() -> None:
+    """As SimMIM's released code builds it (its lr_scheduler.py, lines 26 to 35)."""
+    options = {"cosine_from": "start", "warmup_learning_rate": 1e-3, "min_learning_rate": 1e-2}
+    schedule = Schedule.model_validate(WSD | options)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    peer = CosineLRScheduler(
+        optimizer, t_initial=100, lr_min=1e-2, warmup_lr_init=1e-3, warmup_t=10, cycle_limit=1, t_in_epochs=False
+    )
+    for step in range(100):
+        peer.step_update(step)
+        assert schedule.learning_rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+    assert schedule.learning_rate(10) < 0.98
+
+
 def test_runs_of_two_lengths_have_the_same_rates_up_to_the_decay_of_the_shorter() -> None:
     short, long = (
         Schedule.model_validate(WSD | {"decay": "wsd", "images_seen": n, "decay_images": n // 5}) for n in (500, 1000)
@@ -122,6 +137,7 @@ def test_the_rate_follows_the_batch_by_the_rule(rule: str, factor: float) -> Non
         ({"decay": "wsd", "decay_images": 95}, "decay_images 95 must be a whole number of batches"),
         ({"decay": "wsd", "decay_images": 910}, "no more than the 900 images after the warmup"),
         ({"decay_images": 100}, "decay_images is an option of 'decay: wsd', but decay is 'cosine'"),
+        ({"decay": "wsd", "decay_images": 100, "cosine_from": "start"}, "cosine_from is an option of 'decay: cosine'"),
         ({"gamma": 0.5}, "gamma is an option of 'decay: multistep'"),
         ({"decay": "multistep"}, "must ascend between warmup_images 100 and images_seen 1000"),
         ({"decay": "multistep", "milestones": (500, 400)}, "must ascend"),

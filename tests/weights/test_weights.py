@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mimcore.models import encoder as encoders
 from mimcore.models.continued import begin
 from mimcore.models.positions import sincos_positions
 from mimcore.objectives import mae, simmim
+from mimcore.training.state import start_run
 from mimcore.weights.importing import import_checkpoint
 
 MODEL: dict[str, Any] = {
@@ -80,15 +82,39 @@ def test_a_model_is_continued_whole(tmp_path: Path) -> None:
     config = encoders.Config(**MODEL, initial=initial)
     encoder = encoders.build(config)
     fresh = mae.Objective(encoder, mae.Config(**DECODER))
-    begin(encoder, fresh, config)
+    begin(encoder, fresh, config, tmp_path)
     images, drawn = torch.randn(2, 3, 32, 32), fresh.draw(2, torch.Generator())
     assert torch.equal(fresh(images, drawn)["loss"], objective(images, drawn)["loss"])
     wider = mae.Objective(encoder, mae.Config(**DECODER | {"decoder_embed_dim": 32}))
     with pytest.raises(UserError, match="Give the objective the options"):
-        begin(encoder, wider, config)
+        begin(encoder, wider, config, tmp_path)
     wrong = encoders.Config(**MODEL, initial=initial | {"sha256": "0" * 16})
     with pytest.raises(UserError, match=f"adopt it with 'sha256: {digest}'"):
-        begin(encoder, fresh, wrong)
+        begin(encoder, fresh, wrong, tmp_path)
+
+
+def test_in_a_worktree_the_weights_are_those_of_the_main_checkout(tmp_path: Path) -> None:
+    main, tree = tmp_path / "main", tmp_path / "elsewhere/tree"
+    git = ["git", "-C", str(main), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", "init", "-q", str(main)], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    subprocess.run([*git, "worktree", "add", "-q", str(tree)], check=True, stderr=subprocess.DEVNULL)
+    encoder = encoders.build(encoders.Config(**MODEL))
+    folder = main / "weights/before"
+    folder.mkdir(parents=True)
+    encoders.save(encoder, folder, {})
+    initial = {"path": "weights/before", "sha256": artifacts.file_digest(folder / "encoder.safetensors")[:16]}
+    definition = {
+        "seed": "s0",
+        "model": MODEL | {"initial": initial},
+        "objective": {"module": "mae", **DECODER},
+        "schedule": {"images_seen": 64, "batch_size": 8, "warmup_images": 0},
+    }
+    for root in (main, tree):
+        run = start_run(definition, torch.device("cpu"), root=root)
+        assert torch.equal(run.encoder.module.blocks[0].attn.qkv.weight, encoder.module.blocks[0].attn.qkv.weight)
+    with pytest.raises(UserError, match=r"there is no .*elsewhere/weights/before"):
+        start_run(definition, torch.device("cpu"), root=tmp_path / "elsewhere")
 
 
 def test_simmim_with_a_released_swin(tmp_path: Path) -> None:

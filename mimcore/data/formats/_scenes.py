@@ -113,7 +113,7 @@ class Renderer:
             masks with the names and types of the index.
         """
         key = mix(np.uint64(number) ^ self._key)
-        draws = _Draws((mix(key + np.arange(_DRAWS, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53)
+        draws = self._draws(key)
         background = BACKGROUNDS[draws.below(len(BACKGROUNDS))]
         ground, other = self._ground_colours(draws)
         texture = self._texture(background, draws)
@@ -131,6 +131,11 @@ class Renderer:
         encoded = io.BytesIO()
         Image.fromarray((pixels + 0.5).astype(np.uint8)).save(encoded, "JPEG", quality=92, subsampling=0)
         return encoded.getvalue(), {"background": background, "digits": len(digits), **_truth(owner, digits)}
+
+    @staticmethod
+    def _draws(key: npt.NDArray[np.uint64]) -> _Draws:
+        """The random numbers that belong to a scene's key."""
+        return _Draws((mix(key + np.arange(_DRAWS, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53)
 
     @staticmethod
     def _ground_colours(draws: _Draws) -> tuple[F64, F64]:
@@ -171,7 +176,7 @@ class Renderer:
         """Lay one digit over what is there, unless it would hide too much of another everywhere that is tried."""
         sample = draws.below(len(self._labels))
         side = round(self._side * draws.real(*SIZES[size]))
-        alpha = _stroke(self._strokes[sample], side, draws.real(-MAX_ANGLE, MAX_ANGLE))
+        alpha = stroke(self._strokes[sample], side, draws.real(-MAX_ANGLE, MAX_ANGLE))
         solid = alpha >= 0.5
         area = int(np.count_nonzero(solid))
         places = [(draws.below(self._side - side + 1), draws.below(self._side - side + 1)) for _ in range(_PLACES)]
@@ -195,7 +200,7 @@ def _count(chance: float) -> int:
     return 1 + sum(chance >= sum(COUNTS[: k + 1]) for k in range(len(COUNTS) - 1))
 
 
-def _stroke(sample: npt.NDArray[np.uint8], side: int, angle: float) -> F64:
+def stroke(sample: npt.NDArray[np.uint8], side: int, angle: float) -> F64:
     """A stroke enlarged and turned: opacity from 0 to 1, ``(side, side)``."""
     step = 10 / side
     cos, sin = math.cos(angle) * step, math.sin(angle) * step

@@ -111,8 +111,10 @@ def results(
         return torch.stack([image for image, _ in pairs]), [ratio for _, ratio in pairs]
 
     done = 0
-    with torch.inference_mode():
-        for images, ratios in ahead(read, batches, context.workers):
-            yield from zip(model(tuned.normalize(images.to(context.device))), ratios, strict=True)
-            done += len(images)
-            context.progress("testing", done, len(scenes))
+    for images, ratios in ahead(read, batches, context.workers):
+        # Closed before each result is given: the mode is the caller's too while a generator waits.
+        with torch.inference_mode():
+            found = model(tuned.normalize(images.to(context.device)))
+        yield from zip(found, ratios, strict=True)
+        done += len(images)
+        context.progress("testing", done, len(scenes))
