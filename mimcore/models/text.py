@@ -169,7 +169,7 @@ class Projection(nn.Module):
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Keep the scale within 1 and its bound, as CLIP does after each step (Radford et al. 2021, section 2.5)."""
+        """Keep the scale below its bound (Radford et al. 2021, section 2.5), and at 1 or more, as open_clip does after each step."""
         self.log_scale.clamp_(0.0, math.log(self.max_scale))
 
 

@@ -262,3 +262,19 @@ def test_resampling_is_the_same_on_any_number_of_threads(batches: Any, expected:
 def test_batches_on_the_device_are_those_of_the_stream(batches: Any, expected: Any) -> None:
     found = [batch.numpy() for batch in processes.on_device(batches().stream(0, STEPS), torch.device("cpu"))]
     assert equal(found, expected[True])
+
+
+def test_an_epoch_that_lists_images_several_times_is_the_same_for_processes_and_ranks(batches: Any) -> None:
+    epoch = np.array([0, 0, 0, 1, 3, 3], np.int64)
+    whole = batches(repeats=1, epoch=epoch)
+    shown = np.concatenate([whole.positions(step) for step in range(3 * len(epoch))])
+    assert np.bincount(shown, minlength=4).tolist() == [BATCH * 3 * n for n in (3, 1, 0, 2)]
+    made = [whole.batch(step) for step in range(2)]
+    assert equal(list(processes.stream(batches(repeats=1, epoch=epoch, workers=1), 0, 2)), made)
+    halves = [batches(repeats=1, epoch=epoch, rank=rank, world_size=2) for rank in range(2)]
+    assert equal([np.concatenate([half.batch(step) for half in halves]) for step in range(2)], made)
+
+
+def test_an_epoch_of_nothing_is_a_sentence(batches: Any) -> None:
+    with pytest.raises(UserError, match="no images to make batches of"):
+        batches(epoch=np.zeros(0, np.int64))

@@ -252,3 +252,24 @@ def test_it_is_counted_without_weights_or_captions() -> None:
     assert masked.training < whole.training
     assert whole.forward < frozen.training < whole.training
     assert SCHEDULE["batch_size"] == 48
+
+
+def test_memory_that_runs_out_halves_the_micro_batch_and_the_gradient_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pictures, names = coloured(12)
+    found = []
+    for room in (12, 5):
+        run = run_of({"module": "clip", **TOWER}, batch_size=12, images_seen=144)
+        embed = run.objective.embed
+
+        def with_room(images: Tensor, drawn: Any, embed: Any = embed, room: int = room) -> Any:
+            if len(images) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return embed(images, drawn)
+
+        monkeypatch.setattr(run.objective, "embed", with_room)
+        loss = backward(run, run.encoder.normalize(pictures), drawn(run.objective, rows(list(names))))
+        found.append((loss, gradients(run.objective)["image.projection.weight"]))
+    assert run.micro_batch == 3
+    torch.testing.assert_close(*found)

@@ -20,7 +20,9 @@ from mimcore.data.loader import Images
 from mimcore.data.pool import load_pool
 from mimcore.definition import resolve
 from mimcore.evaluation import linear
-from mimcore.evaluation.task import Context, Data
+from mimcore.evaluation.features import FeaturesConfig, extract
+from mimcore.evaluation.frozen import Frozen, Split
+from mimcore.evaluation.task import Context
 from mimcore.models import encoder as encoders
 from mimcore.models.text import load_projection, load_text
 from mimcore.models.tokenizer import BytePairs
@@ -107,15 +109,17 @@ def test_a_run_that_was_cut_ends_as_if_it_had_not(root: Path, name: str, monkeyp
 
 
 def probe(root: Path, run: Path) -> dict[str, Any]:
-    """The task ``linear``, on the validation split."""
+    """The probe ``linear``, on the validation split."""
     encoder = encoders.load(run)
     rows = pq.read_table(root / "artifacts/subsets/n150-s0/validation.parquet")
-    halves = rows.slice(0, 20), rows.slice(20)
-    tables = [Images(small_run.POOL, half, 32, root) for half in halves]
-    config = linear.Config(**{"pool": "digits"})
-    names = [str(n) for n in range(10)]
-    data = Data(*tables, names, names)  # type: ignore[arg-type]
-    return linear.evaluate(encoder, config, data, Context(torch.device("cpu"), 0, root / "work"))
+    context = Context(torch.device("cpu"), 0, root / "work", workers=0)
+    parts = []
+    for half in (rows.slice(0, 20), rows.slice(20)):
+        images = Images(small_run.POOL, half, 32, root)
+        batches = list(extract(encoder, images, FeaturesConfig(pool="digits"), context))
+        parts.append(Split(half, {name: torch.cat([b[name] for b in batches]).numpy() for name in batches[0]}))
+    frozen = Frozen(parts[0], parts[1], [str(n) for n in range(10)])
+    return dict(linear.probe(frozen, linear.Config(features="frozen"), context))
 
 
 def test_the_loss_of_tags_starts_at_the_logarithm_of_their_number(root: Path) -> None:
