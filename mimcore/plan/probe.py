@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,6 +238,8 @@ def dvc_seconds() -> float:
     return max(0.0, found[1] - found[0]) / (MANY - 1)
 
 
+#: Frames of a clip of noise.
+_FRAMES = 16
 _CLASSES = [str(number) for number in range(10)]
 
 
@@ -259,6 +261,24 @@ class _Table:
         return np.asarray(self.images[position])
 
 
+class _Clips(_Table):
+    """One short clip, as often as it is asked for."""
+
+    def __init__(self, image: np.ndarray, columns: Mapping[str, Any]) -> None:
+        from mimcore.data.clips import animate
+
+        frame = image.transpose(1, 2, 0)
+        self.data = animate([np.roll(frame, number, axis=0) for number in range(_FRAMES)])
+        super().__init__(np.broadcast_to(image, (len(columns["frames"]), *image.shape)), columns)
+
+    def encoded(self, positions: np.ndarray) -> Iterator[tuple[int, bytes]]:
+        for position in positions.tolist():
+            yield position, self.data
+
+    def explained(self, position: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
 def _noise(count: int, image_size: int | tuple[int, int], channels: int) -> np.ndarray:
     height, width = encoders.sides(image_size)
     return np.random.default_rng(0).integers(0, 256, (count, channels, height, width), np.uint8)
@@ -269,6 +289,9 @@ def _examples(count: int, encoder: encoders.Encoder, needs: str) -> Any:
     images = _noise(count, encoder.image_size, encoder.channels)
     height, width = images.shape[2:]
     random = np.random.default_rng(1)
+    if needs == "clips":
+        labels = pa.array(random.integers(0, len(_CLASSES), count), pa.int64())
+        return _Clips(images[0], {"label": labels, "frames": [_FRAMES] * count})
     if needs == "labels":
         return _Table(images, {"label": pa.array(random.integers(0, len(_CLASSES), count), pa.int64())})
     corners = random.uniform(0, 0.5, (count, 2, 2))

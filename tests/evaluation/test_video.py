@@ -130,9 +130,9 @@ def test_any_encoder_reads_frames_one_by_one(tmp_path):
 
 def test_it_learns_the_direction_that_one_frame_does_not_tell(tmp_path):
     options = {
-        "images_seen": 9600,
+        "images_seen": 6400,
         "batch_size": 32,
-        "base_learning_rate": 8e-3,
+        "base_learning_rate": 2e-2,
         "frames": 4,
         "stride": 1,
         "tubelet": 2,
@@ -140,11 +140,10 @@ def test_it_learns_the_direction_that_one_frame_does_not_tell(tmp_path):
     train, test = moving(600, frames=4), moving(150, frames=4, split="val")
     subject = encoder(32, 8, 64)
     together = run(tmp_path, train, test, subject, **options)["top1"].value
-    single = run(tmp_path, train, test, subject, **options | {"frames": 1, "tubelet": 1, "images_seen": 3200})[
+    single = run(tmp_path, train, test, subject, **options | {"frames": 1, "tubelet": 1, "images_seen": 1600})[
         "top1"
     ].value
-    assert single < 0.25
-    assert together > 0.5
+    assert single < 0.22 < 0.33 < together  # of eight classes
 
 
 def test_what_cannot_be_is_refused(tmp_path):
