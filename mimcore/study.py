@@ -293,9 +293,11 @@ class Study:
 
         coordinates: tuple[Coordinate, ...] = ("objective", "model", "subset", "schedule", "seed")
         known = {name: {str(getattr(at, name)) for at in self.runs.values()} for name in coordinates}
+        kinds: dict[registry.Kind, list[str]] = {"task": self.grid.tasks, "probe": self.grid.probes}
         metrics = {
-            name: registry.load("task", self.module("tasks", name)).METRICS
-            for name in (*self.grid.tasks, *self.grid.probes)
+            name: registry.load(kind, self.module("tasks", name)).METRICS
+            for kind, names in kinds.items()
+            for name in names
         }
         for name, options in (self.fit.get("claims") or {}).items():
             yield from mistakes(Claim.model_validate(options), known, metrics, f"fit.claims.{name}")
