@@ -109,20 +109,16 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
     for position, (found, truth) in enumerate(_segment(model, tuned, test_on, config, context)):
         counts.append(count_overlaps(found, truth, classes))
         if position < SHOWN:
-            shown.append((data.test.raw(position), truth, found))
+            first = int(config.background)  # of the instances: the background stays as it is
+            shown.append((data.test.raw(position), truth - first, found - first))
         context.progress("testing", position + 1, len(test_on))
-    draw_maps(context.folder / "segmentation.png", shown, _names(data.box_classes, classes, config.background))
+    draw_maps(context.folder / "segmentation.png", shown, data.box_classes or [str(k) for k in range(classes)])
     return overlap_metrics(np.stack(counts), context.seed)
 
 
 def _width(tuned: Encoder, config: Config) -> int:
     hierarchical = isinstance(tuned.module, families.Hierarchical)
     return config.width or (512 if hierarchical else int(tuned.module.num_features))
-
-
-def _names(names: list[str] | None, classes: int, background: bool) -> list[str]:
-    known = names or [str(label) for label in range(classes - int(background))]
-    return ["background", *known] if background else known
 
 
 def _losses(
