@@ -21,7 +21,7 @@ MAY = {
     "scaling": set(),
     "look": {"data", "sampling", "scaling"},
     "bench": {"data", "training"},
-    "plan": {"evaluation", "models", "training"},
+    "plan": {"data", "evaluation", "models", "training"},
     "yaml_edit": set(),
     "api": {"models", "data", "sampling", "training", "evaluation", "progress"},
     "progress": set(),
