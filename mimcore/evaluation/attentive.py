@@ -104,7 +104,8 @@ class AttentiveHead(nn.Module):
         parts = [part.unflatten(-1, heads).transpose(1, 2) for part in (self.q(query), keys, values)]
         x = query + F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
         x = x + self.mlp(self.norm_mlp(x))
-        return x[:, 0]
+        pooled: Tensor = x[:, 0]
+        return pooled
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Scores."""

@@ -206,7 +206,7 @@ def artifacts(root: Path) -> dict[str, bytes]:
         ("mimcore/training/schedule.py", PRETRAIN),
         ("mimcore/sampling/prepare.py", PREPARE),
         ("mimcore/models/decoder.py", [*PREPARE, *PRETRAIN]),
-        ("mimcore/models/encoder.py", [*PREPARE, *PRETRAIN, *FEATURES, *EVALUATE, *FLOORS]),
+        ("mimcore/models/encoder.py", [*PREPARE, *PRETRAIN, *FEATURES, *PROBES, *EVALUATE, *FLOORS]),
         ("mimcore/cli/scaling.py", []),
         ("mimcore/study.py", []),
         ("mimcore/layout.py", []),
