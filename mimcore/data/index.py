@@ -104,6 +104,13 @@ class _Join:
         self._parts = [part for part in parts if part.rows]
         self.classes = pool.classes()
         self.schema = _schema([part.schema for part in self._parts])
+        #: The caption of each class, where captions are made of labels.
+        self._captions: list[str] | None = None
+        if template := pool.config.caption_template:
+            self._captions = _captions(pool.name, template, self.classes, self.schema)
+            if "caption" not in self.schema.names:
+                place = self.schema.get_field_index("label") + 1
+                self.schema = self.schema.insert(place, pa.field("caption", OPTIONAL["caption"]))
         self.skipped = [item for part in parts for item in part.skipped]
         self.rows = 0
         #: Rows to set aside, by the number of the part.
@@ -154,7 +161,7 @@ class _Join:
         """The rows of the index, a shard at a time."""
         start = 0
         for number, table in enumerate(self._read(None)):
-            table = self._without_outside(number, table)
+            table = _captioned(self._without_outside(number, table), self._captions)
             stop = start + table.num_rows
             first, last = np.searchsorted(self._val, (start, stop))
             if last > first:
@@ -285,6 +292,34 @@ def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
         return values.cast(field.type)
 
     return pa.table([fitted(field) for field in schema], schema=schema)
+
+
+def _captions(name: str, template: str, classes: Classes, schema: pa.Schema) -> list[str]:
+    """The caption of each class.
+
+    Raises:
+        UserError: the pool has no labels, or these have no names.
+    """
+    lacking = None if "label" in schema.names else "no label of any image"
+    if classes.labels is None:
+        lacking = lacking or "no names of the classes"
+    if lacking or classes.labels is None:
+        raise UserError(
+            f"pools.{name}.caption_template: captions are made of the names of labels, and the pool has {lacking}; give it"
+            " labels with names (docs/pools.md), or leave the option out."
+        )
+    return [template.replace("{label}", label) for label in classes.labels]
+
+
+def _captioned(table: pa.Table, captions: list[str] | None) -> pa.Table:
+    """Fill in the captions that are missing or blank where there is a label."""
+    if captions is None:
+        return table
+    place = table.schema.get_field_index("caption")
+    blank = pc.equal(pc.utf8_trim_whitespace(table["caption"]), "")
+    own = pc.if_else(blank, pa.scalar(None, pa.string()), table["caption"])
+    made = pc.take(pa.array(captions, pa.string()), table["label"].combine_chunks())
+    return table.set_column(place, table.schema.field(place), pc.coalesce(own, made))
 
 
 def _outside(rows: pa.Table, classes: Classes) -> dict[int, str]:

@@ -107,7 +107,7 @@ def make_parts(
 
 def _digest(pool: Pool) -> str:
     """What the rows of a shard depend on besides the shard: the options, and the code that looks at images."""
-    config = pool.config.model_dump(mode="json", exclude={"path", "max_skipped_fraction"})
+    config = pool.config.model_dump(mode="json", exclude={"path", "max_skipped_fraction", "caption_template"})
     return artifacts.digest([config, _code()])[:16]
 
 

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mimcore import artifacts, definition, registry
 from mimcore.data.files import Files, files_of
@@ -33,6 +33,15 @@ class PoolConfig(Definition):
     max_skipped_fraction: float = Field(0.01, ge=0, le=1)
     #: Whether images are decoded while indexing for a perceptual hash, by which copies are found.
     perceptual_hash: bool = True
+    #: Text with '{label}' where the name of a class stands: the caption of images that have a label and none of their own.
+    caption_template: str | None = None
+
+    @field_validator("caption_template")
+    @classmethod
+    def _with_a_place(cls, value: str | None) -> str | None:
+        if value is not None and value.count("{label}") != 1:
+            raise ValueError("it must have '{label}' once, where the name of the class stands")
+        return value
 
 
 class SplitConfig(PoolConfig):

@@ -194,3 +194,54 @@ def test_progress_is_told(tmp_path: Path, tar_pool: dict[str, Any]) -> None:
     )
     assert told == [(1, 2), (2, 2)]
     assert np.array_equal(sorted(path.name for path in (tmp_path / "o").iterdir()), ["card.json", "index.parquet"])
+
+
+def labelled(folder: Path, picture: Any, **columns: Any) -> dict[str, Any]:
+    folder.mkdir()
+    names = {"info": {"features": {"label": {"names": ["grey cat", "dog"], "_type": "ClassLabel"}}}}
+    table = pa.table({"image": [picture(number) for number in range(5)], **columns})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(names)}), folder / "train-0.parquet")
+    return {"format": "parquet", "path": folder.name, "val_images": 1, "max_skipped_fraction": 0.5}
+
+
+def test_captions_of_labels(tmp_path: Path, picture: Any, indexed: Any) -> None:
+    labels, texts = [1, 0, None, 7, 0], ["my dog", " ", None, "x", None]
+    options = labelled(tmp_path / "p", picture, label=labels, text=texts)
+    options["caption_template"] = "a photo of a {label}"
+
+    def captions() -> list[str | None]:
+        return pq.read_table(tmp_path / "artifacts/index/p/index.parquet")["caption"].to_pylist()
+
+    card = indexed(tmp_path, "p", options)
+    assert [item["key"] for item in card["skipped"]] == ["train-0/3"]
+    assert captions() == ["a photo of a dog", "a photo of a grey cat", None, "a photo of a grey cat"]
+    # What the pool says itself goes first; another template is another index of the same looked-at rows.
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / ".mimcore").rglob("*.parquet")}
+    assert parts
+    indexed(tmp_path, "p", {**options, "caption_template": "{label}"})
+    assert captions() == ["dog", "grey cat", None, "grey cat"]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / ".mimcore").rglob("*.parquet")} == parts
+    indexed(tmp_path, "p", {**options, "caption_column": "text"})
+    assert captions() == ["my dog", "a photo of a grey cat", None, "a photo of a grey cat"]
+
+
+def test_captions_need_labels_with_names(tmp_path: Path, picture: Any, indexed: Any) -> None:
+    options = labelled(tmp_path / "p", picture, label=[0, 1, 0, 1, 0])
+    with pytest.raises(UserError, match=r"pools\.p\.caption_template: it must have '\{label\}' once"):
+        indexed(tmp_path, "p", {**options, "caption_template": "a photo"})
+    unlabelled = labelled(tmp_path / "u", picture) | {"label_column": None}
+    (tmp_path / "u/classes.json").write_text('["cat"]')
+    with pytest.raises(UserError, match="the pool has no label of any image"):
+        indexed(tmp_path, "u", {**unlabelled, "classes": "classes.json", "caption_template": "{label}"})
+    bare = pq.read_table(tmp_path / "p/train-0.parquet").replace_schema_metadata(None)
+    (tmp_path / "q").mkdir()
+    pq.write_table(bare, tmp_path / "q/train-0.parquet")
+    with pytest.raises(UserError, match="the pool has no names of the classes"):
+        indexed(tmp_path, "q", {**options, "path": "q", "caption_template": "{label}"})
+    packed = {"format": "packed", "path": "r", "short_side": 16, "of": {**options, "caption_template": "{label}"}}
+    with pytest.raises(UserError, match="write it beside 'of'"):
+        load_pool("r", packed, tmp_path)
+    packed["of"].pop("caption_template")
+    indexed(tmp_path, "r", {**packed, "caption_template": "a {label}"})
+    found = pq.read_table(tmp_path / "artifacts/index/r/index.parquet")["caption"].to_pylist()
+    assert found == ["a grey cat", "a dog", "a grey cat", "a dog", "a grey cat"]

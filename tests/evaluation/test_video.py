@@ -1,3 +1,4 @@
+import io
 from contextlib import nullcontext
 
 import numpy as np
@@ -85,6 +86,22 @@ def test_views_are_spread_in_time_and_along_the_longer_side():
     assert sample.equal(clips.training(0, 5, "s", (0.2, 0.6), True))
     assert not sample.equal(clips.training(0, 6, "s", (0.2, 0.6), True))
     assert sample[0, 1].equal(sample[2, 1])  # the same crop in all frames
+
+
+def test_an_mp4_is_viewed_as_its_frames():
+    av = pytest.importorskip("av", reason="needs PyAV, the extra 'video'")
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for time in range(9):
+            picture = np.full((32, 48, 3), 25 * time, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    views = Clips(FakeClips([file.getvalue()], {"frames": [9]}), (16, 16), 3, 2).testing(0, 3, 1)
+    assert views.shape == (3, 3, 3, 16, 16)
+    expected = torch.tensor([[start + 50 * k for k in range(3)] for start in (0, 50, 100)], dtype=torch.float)
+    assert (views.float().mean((2, 3, 4)) - expected).abs().max() < 8
 
 
 def test_a_clip_that_stands_still_is_embedded_as_its_frame():

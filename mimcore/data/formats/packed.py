@@ -23,10 +23,10 @@ from mimcore.data.pool import Classes, Made, Pool, PoolConfig, Shard, ShardIndex
 from mimcore.definition import problems
 from mimcore.errors import UserError
 
-#: Formats with no images of their own.
-_NO_IMAGES = {"metadata", "packed"}
+#: Formats with no images of their own, or with clips, which would become their first frames.
+_NOT_PACKED = {"metadata", "moving_digits", "packed"}
 #: Options of the other pool that change none of its images.
-_ELSEWHERE = {"path", "max_skipped_fraction", "perceptual_hash", "val_images"}
+_ELSEWHERE = {"path", "max_skipped_fraction", "perceptual_hash", "val_images", "caption_template"}
 
 
 class Config(PoolConfig):
@@ -48,12 +48,14 @@ class Config(PoolConfig):
             return options
         if "val_images" in options:
             raise ValueError("'val_images' belongs to the pool that is packed; write it within 'of'")
+        if "caption_template" in of:
+            raise ValueError("'caption_template' belongs to the packed pool itself; write it beside 'of'")
         return {**options, "val_images": of.get("val_images")}
 
     @model_validator(mode="after")
     def _the_other_is_a_pool(self) -> Self:
         kind = str(self.of.get("format"))
-        known = [name for name in registry.names("format") if name not in _NO_IMAGES]
+        known = [name for name in registry.names("format") if name not in _NOT_PACKED]
         if kind not in known:
             raise ValueError(f"'of.format' is '{kind}'; one of {', '.join(known)} is needed")
         if wrong := problems(registry.load("format", kind).Config, self.of, "of"):
