@@ -22,7 +22,7 @@ from mimcore.training.schedule import Schedule
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = yaml.safe_load((ROOT / "studies/quick.yaml").read_text())
 DIGITS = yaml.safe_load((ROOT / "studies/digits.yaml").read_text())
-BESIDE = {"objective": "mae", "model": "small", "subset": "n64", "schedule": "short", "seed": "s1", "module": "mae"}
+BESIDE = {"objective": "mae", "model": "small", "subset": "n64", "schedule": "short", "seed": "s1"}
 
 
 @pytest.fixture(autouse=True)
