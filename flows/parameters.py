@@ -32,8 +32,9 @@ OF_TASKS = ("train_images", "test_images")
 
 
 def studies(root: Path) -> list[str]:
-    """Names of a checkout's studies: ``current`` for its ``params.yaml``, then its ``studies/*.yaml``."""
-    return [CURRENT, *sorted(file.stem for file in (root / "studies").glob("*.yaml"))]
+    """Names of a checkout's studies: ``current`` for its ``params.yaml``, then the files below ``studies``, such as ``lu2023/mini``."""
+    folder = root / "studies"
+    return [CURRENT, *sorted(f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("*.yaml"))]
 
 
 def study_file(root: Path, study: str) -> Path:

@@ -8,6 +8,8 @@ RESULTS = ARTIFACTS / "results"
 FIT = ARTIFACTS / "fit"
 REPORT = ARTIFACTS / "report"
 CHECK = ARTIFACTS / "check.json"
+#: What ``modules`` says of each objective and task.
+MODULES = ARTIFACTS / "modules"
 #: Forecasts of runs that were not made yet; committed to git, as no result may change them.
 FORECASTS = Path("forecasts.json")
 #: Runs that were finished elsewhere; committed to git, as no stage makes them.

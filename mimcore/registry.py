@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -57,6 +58,18 @@ def load(kind: Kind, name: str) -> ModuleType:
     return importlib.import_module(f"mimcore.{FOLDERS[kind].replace('/', '.')}.{name}")
 
 
+def source(kinds: Sequence[Kind], name: str) -> Path:
+    """The file of a module that is of one of these kinds.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = {other: kind for kind in kinds for other in names(kind)}
+    if name not in known:
+        raise UserError(f"there is no {' or '.join(kinds)} called '{name}'; {nearest(name, known)}")
+    return Path(__file__).parent / FOLDERS[known[name]] / f"{name}.py"
+
+
 def defines(kind: Kind, name: str, function: str) -> bool:
     """Whether a module has a function of this name, without importing the module (and torch).
 
@@ -83,8 +96,4 @@ def constant(kind: Kind, name: str, variable: str) -> Any:
 
 def _body(kind: Kind, name: str) -> list[ast.stmt]:
     """The top level of a module, read off its source."""
-    known = names(kind)
-    if name not in known:
-        raise UserError(f"there is no {kind} called '{name}'; {nearest(name, known)}")
-    file = Path(__file__).parent / FOLDERS[kind] / f"{name}.py"
-    return ast.parse(file.read_text(encoding="utf-8")).body
+    return ast.parse(source([kind], name).read_text(encoding="utf-8")).body

@@ -21,13 +21,7 @@ class Coordinates(Definition):
         return "-".join((self.objective, self.model, self.subset, self.schedule, self.seed))
 
 
-class Extra(Coordinates):
-    """A run beside the grid; DVC needs to be told the module of its objective."""
-
-    module: str
-
-
-class Phase(Extra):
+class Phase(Coordinates):
     """A run that follows another run."""
 
     #: Name of the run that it follows, which may be a phase itself.

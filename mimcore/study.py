@@ -18,7 +18,7 @@ from mimcore import registry
 from mimcore.definition import Definition, nearest, problems
 from mimcore.errors import UserError
 from mimcore.execution import Execution
-from mimcore.runs import Coordinates, Extra, Phase, in_order, phase_mistakes
+from mimcore.runs import Coordinates, Phase, in_order, phase_mistakes
 
 #: Blocks of named definitions; the study's list of each kind has the same name.
 KINDS = ("pools", "subsets", "models", "objectives", "schedules", "features", "tasks")
@@ -42,7 +42,7 @@ class Grid(Definition):
     probes: list[str]
     #: Tasks that work with the encoder itself.
     tasks: list[str]
-    extra: dict[str, Extra] = Field(default_factory=dict)
+    extra: dict[str, Coordinates] = Field(default_factory=dict)
     #: Runs that follow a run, by name; DVC needs the line even where there is none.
     phases: dict[str, Phase]
 
@@ -131,7 +131,7 @@ class Study:
     def prepared_for(self, run: str) -> str:
         """The name of what is prepared for a run."""
         at = self.runs[run]
-        return run if isinstance(at, Extra) else "-".join((at.objective, at.subset, at.seed))
+        return run if run in {**self.grid.extra, **self.grid.phases} else "-".join((at.objective, at.subset, at.seed))
 
     def options(self, kind: str, name: str) -> dict[str, Any]:
         """The declared options of a definition.
@@ -224,8 +224,6 @@ class Study:
             for i, name in enumerate(getattr(self.grid, listed)):
                 if name not in known:
                     yield f"study.{listed}.{i}: there is no {kind}.{name}; {nearest(name, known)}"
-                elif kind in ("objectives", "tasks") and (module := self.module(kind, name)) != name:
-                    yield f"study.{listed}.{i}: '{name}' is a variant of module '{module}'; list its runs under study.extra."
         yield from self._misplaced()
         for i, seed in enumerate(self.grid.seeds):
             if not SEED.fullmatch(seed):
@@ -274,15 +272,11 @@ class Study:
             if name in self.grid.tasks:  # the images of both are written under their name
                 yield f"study.features.{i}: '{name}' is the name of a task as well; call the features by another."
 
-    def _extra_mistakes(self, extra: Extra) -> Iterator[str]:
+    def _extra_mistakes(self, extra: Coordinates) -> Iterator[str]:
         for key in ("objective", "model", "subset", "schedule"):
             value, known = getattr(extra, key), self.definitions[f"{key}s"]
             if value not in known:
                 yield f".{key}: there is no {key}s.{value}; {nearest(value, known)}"
-        if extra.objective in self.definitions["objectives"]:
-            module = self.module("objectives", extra.objective)
-            if module != extra.module:
-                yield f".module: objectives.{extra.objective} is of module '{module}'."
         for key, listed in (("subset", self.grid.subsets), ("seed", self.grid.seeds)):
             if getattr(extra, key) not in listed:
                 yield f".{key}: '{getattr(extra, key)}' must also be in study.{key}s, which draws the subset."

@@ -29,6 +29,7 @@ VERBS = {
     "features": ["pool", "--run", "--timm", "--checkpoint", "--pooling", "--batch-size", "--out", "--params"],
     "examples": ["name", "--params"],
     "prepare": ["name", "--params"],
+    "modules": ["--params"],
     "pretrain": ["run", "--params"],
     "sweep-rate": ["run", "--factor", "--params"],
     "best-rate": ["run", "--confidence", "--json", "--params"],

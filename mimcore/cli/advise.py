@@ -198,8 +198,7 @@ def _write(study: Study, fit: "Fit", chosen: Sequence[tuple[str, Coordinates | N
                 "objective-model-subset-schedule-seed by names that are defined there."
             )
         runs.append(at)
-    modules = {at.name: {**at.model_dump(), "module": study.module("objectives", at.objective)} for at in runs}
-    add_runs(study.file, modules)
+    add_runs(study.file, {at.name: at.model_dump() for at in runs})
     written = _foresee(Study.read(study.file), fit, runs, counter)
     print(
         f"{study.file}: {len(runs)} runs added to study.extra, {written} forecasts to {layout.FORECASTS}. Next: dvc repro"

@@ -92,6 +92,7 @@ def _stages(study: Study) -> "Iterator[Stage]":
 
     grid = study.grid
     yield Stage("check", "check")
+    yield Stage("modules", "modules", ("check",))
     for pool in grid.pools:
         yield Stage("index", f"index@{pool}", ("check",))
     indexed = tuple(f"index@{pool}" for pool in grid.pools)
@@ -100,10 +101,10 @@ def _stages(study: Study) -> "Iterator[Stage]":
             yield Stage("sample", f"sample@{subset}-{seed}", indexed)
     for name in (*grid.features, *grid.tasks):
         beside = "-features" if name in grid.features else ""
-        yield Stage("examples", f"examples{beside}@{name}", indexed)
+        yield Stage("examples", f"examples{beside}@{name}", (*indexed, "modules"))
     learned = {name: f"prepare{_beside(study, name)}@{name}" for name in study.prepared}
     for name, (_, subset, seed) in study.prepared.items():
-        yield Stage("prepare", learned[name], (f"sample@{subset}-{seed}",))
+        yield Stage("prepare", learned[name], (f"sample@{subset}-{seed}", "modules"))
     last = []
     for name, at in study.runs.items():
         beside = _beside(study, name)

@@ -40,11 +40,10 @@ def sweep_rate(
         if factor != 1:
             name = f"{at.schedule}_rate{factor:g}".replace(".", "p").replace("-", "m").replace("+", "")
             schedules[name] = options | {RATE: float(f"{rate * factor:.12g}")}
-    module = study.module("objectives", at.objective)
     keys = ("objective", "model", "subset", "seed")
     runs = [Coordinates(**{key: getattr(at, key) for key in keys}, schedule=name) for name in schedules]
     add_definitions(params, "schedules", schedules)
-    add_runs(params, {new.name: {**new.model_dump(), "module": module} for new in runs})
+    add_runs(params, {new.name: new.model_dump() for new in runs})
     print(f"{params}: {', '.join(new.name for new in runs)}. Next: dvc repro, then mimcore best-rate {run}")
 
 

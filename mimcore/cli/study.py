@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from mimcore.cli.base import PARAMS, PREPARE, Params, app
+from mimcore import layout
+from mimcore.cli.base import PARAMS, PREPARE, WORK, Params, app
 from mimcore.errors import UserError
 from mimcore.study import Study
 
@@ -45,3 +46,15 @@ def check(
     if out is not None:
         write_json(out, {"valid": True})
     print(f"{params}: {len(study.runs)} runs, no mistake found.")
+
+
+@app.command(rich_help_panel=WORK)
+def modules(params: Params = PARAMS) -> None:
+    """Write which module each objective and task of the study is of, and a digest of its code."""
+    from mimcore.modules import write_modules
+
+    study = Study.read(params)
+    named = {
+        kind: {name: study.module(kind, name) for name in study.definitions[kind]} for kind in ("objectives", "tasks")
+    }
+    write_modules(named["objectives"], named["tasks"], layout.MODULES)

@@ -71,6 +71,13 @@ for out in map(Path, stage["outs"]):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text('{"valid": true}')
         continue
+    if arguments == "modules":
+        for kind, folder in (("objectives", "objectives"), ("tasks", "evaluation")):
+            (out / kind).mkdir(parents=True)
+            for name, options in params[kind].items():
+                source = Path("mimcore", folder, options.get("module", name) + ".py").read_bytes()
+                (out / kind / (name + ".json")).write_text(hashlib.sha256(source).hexdigest())
+        continue
     names = stage["inside"].get(str(out), ["data.json"])
     for file in [out] if out.suffix else [out / name for name in names]:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ MAY = {
     "api": {"models", "data", "sampling", "training", "evaluation", "progress"},
     "progress": set(),
     "setaside": set(),
+    "modules": set(),
     "layout": set(),
     "explain": set(),
     "runs": set(),

@@ -13,7 +13,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 from pydantic import TypeAdapter, ValidationError
 
-from flows.parameters import Overrides, StudyParameters, overridden, studies
+from flows.parameters import Overrides, StudyParameters, overridden, studies, study_file
 from mimcore import registry
 from mimcore.errors import UserError
 from mimcore.evaluation.task import TaskConfig
@@ -22,7 +22,7 @@ from mimcore.training.schedule import Schedule
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = yaml.safe_load((ROOT / "studies/quick.yaml").read_text())
 DIGITS = yaml.safe_load((ROOT / "studies/digits.yaml").read_text())
-BESIDE = {"objective": "mae", "model": "small", "subset": "n64", "schedule": "short", "seed": "s1", "module": "mae"}
+BESIDE = {"objective": "mae", "model": "small", "subset": "n64", "schedule": "short", "seed": "s1"}
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,8 @@ def test_the_form_offers_the_studies_and_says_what_each_field_is() -> None:
     schema = parameter_schema(flow).model_dump()["definitions"]
     fields = schema["StudyParameters"]["properties"] | schema["Overrides"]["properties"]
     assert schema["Overrides"]["title"] == fields.pop("overrides").get("title", "Overrides")
-    assert fields["study"]["enum"] == ["current", "cifar10", "digits", "quick"]
+    assert fields["study"]["enum"][0] == "current"
+    assert {"cifar10", "digits", "quick", "xie2023/full", "xie2023/mini"} < set(fields["study"]["enum"])
     assert [name for name, field in fields.items() if not (field.get("title") and field.get("description"))] == []
     assert [name for name, field in fields.items() if "anyOf" in field or field.get("default", "current") is None] == []
 
@@ -58,9 +59,11 @@ def test_the_form_is_made_without_torch() -> None:
 
 
 def test_studies_are_those_of_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies/lu2023").mkdir(parents=True)
     (tmp_path / "studies/mine.yaml").touch()
-    assert studies(tmp_path) == ["current", "mine"]
+    (tmp_path / "studies/lu2023/mini.yaml").touch()
+    assert studies(tmp_path) == ["current", "lu2023/mini", "mine"]
+    assert study_file(tmp_path, "lu2023/mini") == tmp_path / "studies/lu2023/mini.yaml"
 
 
 @pytest.mark.parametrize(

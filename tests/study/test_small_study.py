@@ -25,10 +25,10 @@ BRIEF = {
     "validations": 2,
     "validation_images": 16,
 }
-EXTRA = {"objective": "mae", "model": "nano", "subset": "n64", "schedule": "longer", "seed": "s0", "module": "mae"}
+EXTRA = {"objective": "mae", "model": "nano", "subset": "n64", "schedule": "longer", "seed": "s0"}
 #: The encoder of a run goes on under another objective.
 PHASE = "simmim-nano-n64-brief-s0-after-mae-n64-brief"
-SECOND = EXTRA | {"objective": "simmim", "module": "simmim", "schedule": "brief"}
+SECOND = EXTRA | {"objective": "simmim", "schedule": "brief"}
 SECOND |= {"after": "mae-nano-n64-brief-s0", "use": "weights"}
 
 #: One seed: each more run is three more processes, and most of a process here is the import of torch.
