@@ -18,7 +18,7 @@ def build_optimizer(objective: nn.Module, schedule: Schedule) -> torch.optim.Ada
 
     Each group has an ``lr_scale``, which ``set_learning_rate`` multiplies the schedule's rate by.
     """
-    fixed = ("encoder.cls_token", "encoder.pos_embed") if isinstance(objective.encoder, Beit) else ()
+    fixed = ("encoder.cls_token", "encoder.pos_embed") if isinstance(getattr(objective, "encoder", None), Beit) else ()
     groups = param_groups_weight_decay(objective, schedule.weight_decay, no_weight_decay_list=fixed)
     scales = _width_scales(objective, schedule.learning_rate_width)
     split: list[dict[str, Any]] = []

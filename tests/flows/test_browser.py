@@ -144,7 +144,15 @@ def test_a_study_is_run_from_the_form(browser: webdriver.Chrome, tmp_path: Path)
         assert runs(page)[0]["state_type"] == "COMPLETED", page.logs()
         shown(browser, "Completed")
         tasks = page.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[1]
-        stages = {"check", "index digits", "sample n32 s0", "examples all", "pretrain mae-nano-n32-brief-s0"}
+        stages = {
+            "check",
+            "modules",
+            "prepare mae-n32-s0",
+            "index digits",
+            "sample n32 s0",
+            "examples all",
+            "pretrain mae-nano-n32-brief-s0",
+        }
         stages |= {"extract mae-nano-n32-brief-s0 all", "extract-floor nano all", "probe mae-nano-n32-brief-s0 knn"}
         stages |= {"probe-floor nano knn", "collect", "fit", "report"}
         assert {task["name"] for task in tasks} == stages

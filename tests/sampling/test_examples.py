@@ -48,7 +48,7 @@ def test_an_instance_without_a_mask_is_refused(index: Path, tmp_path: Path) -> N
     masks = [["a"], [], ["a", None], None, [None], ["b"], ["b"], ["b"], *[["c"]] * 4]
     pq.write_table(rows.append_column("masks", pa.array(masks, pa.list_(pa.string()))), index / "index.parquet")
     with pytest.raises(UserError, match=r"the task needs masks, and 3 of the 8 images"):
-        choose("masks", {"module": "segmentation"}, index, tmp_path / "out")
+        choose("tasks.masks", {}, index, tmp_path / "out", {"masks": "masks"})
 
 
 def test_a_split_without_images_is_refused(index: Path, tmp_path: Path) -> None:
