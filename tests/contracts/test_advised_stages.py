@@ -69,7 +69,9 @@ def test_what_was_advised_is_what_a_night_finds_stale(
     assert advised == {one["run"] for one in read_forecasts(layout.FORECASTS)}
     assert len(advised) == 2
     assert all("-wide-" in name for name in advised)
-    new = {f"pretrain-extra@{name}" for name in advised}
+    new = {f"{verb}-extra@{name}" for name in advised for verb in ("prepare", "pretrain")}
+    new |= {f"features-extra@{name}-{features}" for name in advised for features in study.grid.features}
+    new |= {f"probe-extra@{name}-{probe}" for name in advised for probe in study.grid.probes}
     new |= {f"evaluate-extra@{name}-{task}" for name in advised for task in study.grid.tasks}
     assert pipeline.stale() - before == new
     # A night takes the stale stages in this order, each after what it needs, until its budget is spent.
@@ -79,4 +81,4 @@ def test_what_was_advised_is_what_a_night_finds_stale(
     assert [name for name in order if name.startswith("collect")] == ["collect"]
     for name in new:
         assert order.index(name) < order.index("collect")
-        assert graph.stages[name].verb in {"pretrain", "evaluate"}
+        assert graph.stages[name].verb in {"prepare", "pretrain", "extract", "probe", "evaluate"}
