@@ -121,7 +121,12 @@ class Counter:
         forward = self._encoder(model_of(definition), getattr(config, "image_size", None))
         precision = str(getattr(config, "precision", "float32"))
         if isinstance(config, Recipe):
-            images, passes = config.images_seen + test, 3 * config.images_seen + test
+            # A clip is several images' worth, and is tested several times; attention between them is left out.
+            seen, test = (
+                count * getattr(config, "encoded", 1)
+                for count in (config.images_seen, test * getattr(config, "views", 1))
+            )
+            images, passes = seen + test, 3 * seen + test
         else:
             images = passes = train + test
         return Counted(images, forward * passes, 0, precision)
