@@ -67,16 +67,18 @@ def _evidence(folder: Path) -> "Evidence":
     """What the artifacts beside a run's folder say of it; nothing where it lies elsewhere."""
     from mimcore.weights.publishing import Evidence
 
-    record = layout.provenance(folder) if folder.is_relative_to(layout.ARTIFACTS) else None
-    definition = read_json(folder / "metrics.json")["definition"] if (folder / "metrics.json").is_file() else {}
-    evals = {file.parent.name: read_json(file) for file in layout.evaluation(folder.name, "").glob("*/metrics.json")}
+    if folder != layout.run(folder.name):
+        return Evidence({}, {}, {})
+    definition = read_json(folder / "metrics.json")["definition"]
+    found = {file.parent.name: read_json(file) for file in layout.evaluation(folder.name, "").glob("*/metrics.json")}
+    # What was measured of a run of other definitions, and not brought up to date since, says nothing of this one.
+    evals = {task: one for task, one in found.items() if one["definition"]["run"] == definition}
     floors: dict[str, Any] = {}
-    for task, found in evals.items():
+    for task, one in evals.items():
+        wanted = {**one["definition"], "model": definition["model"]}
+        del wanted["run"]
         for file in layout.ARTIFACTS.glob(f"floors/*/{task}/metrics.json"):
-            floor = read_json(file)
-            if (floor["definition"]["model"], floor["definition"]["task"]) == (
-                definition.get("model"),
-                found["definition"]["task"],
-            ):
+            if (floor := read_json(file))["definition"] == wanted:
                 floors[task] = floor
-    return Evidence(evals, floors, read_json(record) if record and record.is_file() else {})
+    record = layout.provenance(folder)
+    return Evidence(evals, floors, read_json(record) if record.is_file() else {})

@@ -1,6 +1,7 @@
 """A published folder, read by timm and by the hub's own reader of cards."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,18 @@ def test_the_card_says_what_the_artifacts_say(place: Path) -> None:
     record = json.loads((place / "out/provenance.json").read_text())
     assert record["run"]["device"] == "cpu"
     assert record["evaluations"]["linear"]["subjects"]["run"]["top1"]["value"] == 0.875
+
+
+def test_what_is_of_another_run_is_left_out(place: Path) -> None:
+    file = layout.evaluation(RUN, "linear") / "metrics.json"
+    found = json.loads(file.read_text())
+    file.write_text(json.dumps(found | {"definition": found["definition"] | {"run": {"seed": "s9"}}}))
+    shutil.copytree(layout.run(RUN), place / "elsewhere" / RUN)
+    for run in (RUN, f"elsewhere/{RUN}"):
+        done = CliRunner().invoke(app, ["publish", run, "--out", "out", "--license", "mit"])
+        assert done.exit_code == 0, done.output
+        assert "It was not evaluated." in (place / "out/README.md").read_text()
+        file.write_text(json.dumps(found))  # of this run again, but not of a folder elsewhere with its name
 
 
 def test_nobody_guesses_the_licence(place: Path) -> None:
