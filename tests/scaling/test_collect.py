@@ -266,3 +266,29 @@ def test_a_table_from_before_runs_could_be_imported_is_read(whole_study, tmp_pat
     table = pq.read_table(whole_study / "results" / "results.parquet")
     pq.write_table(table.drop_columns(["source", "imported_from"]), tmp_path / "old.parquet")
     assert read_results(tmp_path / "old.parquet") == read_results(whole_study / "results" / "results.parquet")
+
+
+def test_what_does_not_apply_to_a_run_is_noted_and_has_no_row(tmp_path, study):
+    task = next(iter(study["evals"][RUN]))
+    why = "the run has no text tower."
+
+    def silence(metrics):
+        metrics["subjects"] = {}
+        metrics["not_applicable"] = why
+
+    edit(tmp_path / "evals" / RUN / task / "metrics.json", silence)
+    found = collect(study, tmp_path, tmp_path / "results")
+    rows = read_results(tmp_path / "results" / "results.parquet")
+    assert not [row for row in rows if (row.run, row.task) == (RUN, task)]
+    others = {row.run for row in rows if row.task == task and row.kind == "run"}
+    assert others == set(study["runs"]) - {RUN}
+    assert found["not_applicable"] == [f"{task}: the run has no text tower ({RUN})."]
+    notes = json.loads((tmp_path / "results" / "notes.json").read_text())
+    assert notes["not_applicable"] == found["not_applicable"]
+
+
+def test_a_measure_that_says_nothing_at_all_is_refused(tmp_path, study):
+    task = next(iter(study["evals"][RUN]))
+    edit(tmp_path / "evals" / RUN / task / "metrics.json", lambda metrics: metrics.update(subjects={}))
+    with pytest.raises(UserError, match="subjects must be of run"):
+        collect(study, tmp_path, tmp_path / "results")
