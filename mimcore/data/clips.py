@@ -1,22 +1,14 @@
-"""Frames of encoded clips: animated WebP, PNG and GIF by Pillow; MP4, WebM and the like by PyAV, where that is installed.
-
-PyAV is an optional extra (``pip install 'mimcore[video]'``): images need none of it.
-"""
+"""Frames of encoded clips: animated WebP, PNG and GIF by Pillow; MP4, WebM and the like by PyAV (``mimcore.data.videos``)."""
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from mimcore.data.decode import U8, DecodeError, to_rgb
-from mimcore.errors import UserError
-
-#: How the names of clips end, in lower case: the animations of Pillow, then what PyAV is asked for.
-ANIMATIONS = frozenset({"webp", "gif", "apng"})
-VIDEOS = frozenset({"mp4", "webm", "mkv", "avi", "mov"})
+from mimcore.data.videos import explained, open_video
 
 _ANIMATED = (b"RIFF", b"\x89PNG", b"GIF8")
 
@@ -30,24 +22,22 @@ class About(NamedTuple):
 
 
 def about(data: bytes) -> About:
-    """Look at an encoded clip.
+    """Look at an encoded clip, of which no more than the first frame is decoded.
 
     Raises:
         DecodeError: it is none.
         UserError: it takes PyAV, which is missing.
     """
     if _is_animation(data):
-        with _explained(), Image.open(io.BytesIO(data)) as image:
+        with explained(), Image.open(io.BytesIO(data)) as image:
             return About(image.width, image.height, getattr(image, "n_frames", 1))
-    frames = 0
-    width = height = 0
-    for frame in _video(data):
-        width, height, frames = frame.width, frame.height, frames + 1
-    return About(width, height, frames)
+    with open_video(data) as video:
+        height, width, _ = video.read([0])[0].shape
+        return About(width, height, video.frames)
 
 
 def read_frames(data: bytes, numbers: Sequence[int]) -> U8:
-    """Decode frames of a clip; a clip is read from its start to the last frame that is wanted.
+    """Decode frames of a clip: an animation from its start to the last that is wanted, a video as ``Video.read`` does.
 
     Args:
         data: the encoded clip.
@@ -60,15 +50,11 @@ def read_frames(data: bytes, numbers: Sequence[int]) -> U8:
         DecodeError: it is no clip, is cut short, or has fewer frames.
         UserError: it takes PyAV, which is missing.
     """
+    if not _is_animation(data):
+        with open_video(data) as video:
+            return video.read(numbers).transpose(0, 3, 1, 2)
     wanted, found = set(numbers), dict[int, U8]()
-    pictures = (
-        _animation(data, wanted)
-        if _is_animation(data)
-        else (
-            frame.to_ndarray(format="rgb24") if number in wanted else None for number, frame in enumerate(_video(data))
-        )
-    )
-    for number, picture in enumerate(pictures):
+    for number, picture in enumerate(_animation(data, wanted)):
         if picture is not None:
             found[number] = picture
         if len(found) == len(wanted):
@@ -92,32 +78,7 @@ def _is_animation(data: bytes) -> bool:
 
 
 def _animation(data: bytes, wanted: set[int]) -> Iterator[U8 | None]:
-    with _explained(), Image.open(io.BytesIO(data)) as image:
+    with explained(), Image.open(io.BytesIO(data)) as image:
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
             yield np.asarray(to_rgb(image), np.uint8) if number in wanted else None
-
-
-def _video(data: bytes) -> Iterator[Any]:
-    """The frames of the first video stream, as PyAV's."""
-    try:
-        import av
-    except ImportError:
-        raise UserError(
-            "a clip is no animation, and PyAV, which decodes videos, is missing; pip install 'mimcore[video]'."
-        ) from None
-    with _explained(), av.open(io.BytesIO(data), "r") as container:
-        if not container.streams.video:
-            raise DecodeError("no video stream")
-        yield from container.decode(container.streams.video[0])
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turn the many errors of decoders inside the block into a ``DecodeError``."""
-    try:
-        yield
-    except (DecodeError, UserError):
-        raise
-    except Exception as error:  # Pillow's and FFmpeg's are of many kinds
-        raise DecodeError(f"cannot be decoded: {error}") from error

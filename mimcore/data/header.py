@@ -37,7 +37,7 @@ def inspect(data: bytes) -> Header:
         # What Pillow only warns of (odd metadata, mostly) makes no image unusable.
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
             width, height = image.size
-            _check_size(width, height)
+            check_size(width, height)
             if image.mode == "F":
                 raise BrokenImageError("floating-point pixels")
             if image.format == "TIFF":
@@ -58,7 +58,12 @@ def inspect(data: bytes) -> Header:
     return Header(width, height)
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Refuse a size, in pixels, that no image of use has.
+
+    Raises:
+        BrokenImageError: it is too large or too small.
+    """
     if width * height > MAX_PIXELS:
         raise BrokenImageError(f"decompression bomb: {width}x{height} pixels")
     if min(width, height) < MIN_SIDE:

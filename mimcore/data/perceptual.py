@@ -40,10 +40,15 @@ def perceptual_hash(data: bytes) -> int:
                 # The decoder scales by eighths and leaves the colours out; twice the side is left for resampling.
                 image.draft("L", (2 * _SIDE, 2 * _SIDE))
             upright = ImageOps.exif_transpose(image)
-            grey = upright if upright.mode == "L" else to_rgb(upright).convert("L")
-            small = grey.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+            return hash_of(upright)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise BrokenImageError(f"cannot be decoded: {error}") from error
+
+
+def hash_of(image: Image.Image) -> int:
+    """Hash an image that is decoded and upright; as ``perceptual_hash``."""
+    grey = image if image.mode == "L" else to_rgb(image).convert("L")
+    small = grey.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     pixels = np.asarray(small, np.int64)  # (32, 32)
     frequencies = (_COSINES @ pixels @ _COSINES.T).ravel()  # (64,)
     middle = np.partition(frequencies, (31, 32))[31:33]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mimcore.data.header import BrokenImageError, inspect
+from mimcore.data.header import BrokenImageError, Header, inspect
 from mimcore.data.perceptual import perceptual_hash
 from mimcore.data.pool import ShardIndex, Skipped
 from mimcore.errors import UserError
@@ -82,6 +82,12 @@ class Rows:
         if size is not None and size != tuple(header):
             self.skip(key, shard, f"{header.width}x{header.height} pixels, but annotated as {size[0]}x{size[1]}")
             return
+        self.put(key, shard, offset, data, split, header, fields)
+
+    def put(
+        self, key: str, shard: str, offset: int, data: bytes, split: str, header: Header, fields: Mapping[str, Any]
+    ) -> None:
+        """Add the row of what was looked at already; arguments as in ``add``, and its size in pixels."""
         checksum = hashlib.sha256(data).hexdigest()[:16]
         self._required.append((key, shard, offset, len(data), header.width, header.height, checksum, split))
         self._fields.append(fields)

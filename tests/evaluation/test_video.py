@@ -66,9 +66,9 @@ def test_defaults_are_videomaes_for_kinetics():
 @pytest.mark.parametrize(
     ("asked", "numbers"),
     [((10, 4, 2, 0.0), [0, 2, 4, 6]), ((10, 4, 2, 1.0), [3, 5, 7, 9]), ((7, 4, 2, 0.5), [0, 2, 4, 6]),
-     ((4, 4, 2, 0.7), [0, 1, 2, 3]), ((2, 4, 2, 0.0), [0, 0, 1, 1]), ((1, 3, 1, 0.0), [0, 0, 0])],
+     ((4, 4, 2, 0.7), [0, 2, 3, 3]), ((2, 4, 1, 1.0), [0, 1, 1, 1]), ((1, 3, 1, 0.0), [0, 0, 0])],
 )  # fmt: skip
-def test_frames_are_a_stride_apart_and_short_clips_are_taken_whole(asked, numbers):
+def test_frames_are_a_stride_apart_and_the_last_of_a_short_clip_is_repeated(asked, numbers):
     assert frame_numbers(*asked).tolist() == numbers
 
 

@@ -16,7 +16,7 @@ CROP_RATIO = (3 / 4, 4 / 3)
 def frame_numbers(frames: int, count: int, stride: int, part: float) -> np.ndarray:
     """Choose ``count`` frames, ``stride`` apart, that begin at a part of what the clip leaves room for.
 
-    A clip that is shorter than these is taken whole, its frames evenly spread, and repeated where they do not suffice.
+    Of a clip that is shorter than these, the last frame is repeated (SlowFast's ``temporal_sampling``, and VideoMAE's in training).
 
     Args:
         frames: of the clip.
@@ -27,10 +27,8 @@ def frame_numbers(frames: int, count: int, stride: int, part: float) -> np.ndarr
     Returns:
         int64 ``(count,)``, rising.
     """
-    span = (count - 1) * stride + 1
-    if span > frames:
-        return np.linspace(0, frames - 1, count).round().astype(np.int64)
-    return round(part * (frames - span)) + stride * np.arange(count)
+    room = max(0, frames - 1 - (count - 1) * stride)
+    return np.minimum(round(part * room) + stride * np.arange(count), frames - 1)
 
 
 class Clips:
