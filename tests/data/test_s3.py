@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 pytest.importorskip("moto.server", reason="needs the extra 'dev'")
 
 from s3_server import Proxy, s3_server
+from video_files import encode, noisy
 
 from mimcore.data import files, ranges, s3
 from mimcore.data.listing import read_listing, scan
@@ -158,7 +159,16 @@ def make_coco(root: Path, picture: Any, write_tar: Any) -> dict[str, Any]:
     return {"format": "coco"}
 
 
-@pytest.mark.parametrize("make", [make_tar, make_parquet, make_folder, make_coco])
+def make_videos(root: Path, picture: Any, write_tar: Any) -> dict[str, Any]:
+    (root / "all").mkdir()
+    for number in range(20):
+        (root / f"all/{number}.mp4").write_bytes(encode(noisy(3, 16, 16)) if number != 7 else b"text")
+    (root / "train.csv").write_text("".join(f"{number}.mp4 {number % 3}\n" for number in range(15)))
+    (root / "val.csv").write_text("".join(f"{number}.mp4,{number % 3}\n" for number in range(15, 21)))
+    return {"format": "video_folder", "train": "train.csv", "val": "val.csv", "videos": "all"}
+
+
+@pytest.mark.parametrize("make", [make_tar, make_parquet, make_folder, make_coco, make_videos])
 def test_the_same_rows_and_bytes_as_from_a_folder(
     tmp_path: Path, bucket: Bucket, picture: Any, write_tar: Any, indexed: Any, make: Callable[..., dict[str, Any]]
 ) -> None:

@@ -4,7 +4,6 @@
 label is a number from 0, or the name of a class.
 """
 
-import csv
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -62,13 +61,17 @@ def read_list(files: Files, name: str, base: str) -> list[Line]:
 def _parts(line: str) -> tuple[str, str] | None:
     """Path and label: the separator is the one before which a video is named, since both may have spaces and commas."""
     for separator in (",", "\t", " "):
-        fields = next(csv.reader([line.strip()], delimiter=separator, skipinitialspace=True))
-        # Names may have the separator in them, quoted or not.
+        fields = line.strip().split(separator)
         for cut in range(1, len(fields)):
-            path, label = (separator.join(some).strip() for some in (fields[:cut], fields[cut:]))
+            path, label = (_unquoted(separator.join(some)) for some in (fields[:cut], fields[cut:]))
             if label and PurePosixPath(path).suffix.lower().removeprefix(".") in VIDEO_SUFFIXES:
                 return path, label
     return None
+
+
+def _unquoted(text: str) -> str:
+    text = text.strip()
+    return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
 def _below(files: Files, base: str, path: str, where: str) -> str:
