@@ -358,8 +358,21 @@ class Study:
                         f"pools.{name}: it has no images, and a subset or task of the study is drawn from it; fetch those of a"
                         " list that 'mimcore export' writes, and name the pool of what arrived."
                     )
+        wrong += self._videos_as_images()
         if wrong:
             raise UserError(_list(self.file, wrong))
+
+    def _videos_as_images(self) -> Iterator[str]:
+        """What needs images, and is to take them from a pool of videos."""
+        tasks = [name for name in self.grid.tasks if "clips" not in self.needs_of("tasks", name).values()]
+        for kind, names in (("subsets", self.grid.subsets), ("features", self.grid.features), ("tasks", tasks)):
+            for name in names:
+                pool = self.pool_of(kind, name)
+                if self.options("pools", pool).get("format") == "video_folder":
+                    yield (
+                        f"{kind}.{name}.pool: '{pool}' has videos, and images are needed; take their frames by a pool of the format"
+                        " 'packed' (docs/pools.md)."
+                    )
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -181,3 +181,30 @@ def test_a_new_class_renumbers_the_others_in_a_process_that_goes_on(tmp_path: Pa
     assert after["train/left"] != before["train/left"]
     assert pool.index_shard(after["train/left"]).rows["label"].to_pylist() == [1]
     assert parts._digest(pool) == parts._digest(load_pool("v", FOLDERS, tmp_path))
+
+
+def test_frames_are_packed_as_images(tmp_path: Path, indexed: Any) -> None:
+    write_classes(tmp_path / "pool", {"train": 2, "val": 1})
+    (tmp_path / "pool/train/left/short.mp4").write_bytes(encode(noisy(2, 40, 64)))
+    options = {
+        "format": "packed",
+        "path": "small",
+        "short_side": 32,
+        "quality": 95,
+        "of": FOLDERS,
+        "frames_per_video": 3,
+    }
+    card = indexed(tmp_path, "p", options)
+    assert (card["train"], card["val"], card["classes"]) == (4 * 3 + 2, 2 * 3, ["left", "right"])
+    table = rows_of(tmp_path, "p")
+    assert not {"frames", "seconds", "fps"} & set(table.column_names)
+    keys = table["key"].to_pylist()
+    # The middles of thirds of twelve frames, and both of two.
+    assert [key for key in keys if key.startswith("train/left/001")] == [f"train/left/001/{n:05d}" for n in (2, 6, 10)]
+    assert [key[-5:] for key in keys if "short" in key] == ["00000", "00001"]
+    images = Images(options, table, 32, tmp_path)
+    truth = decoded((tmp_path / "pool/train/left/001.mp4").read_bytes())[6]
+    found = images.raw(keys.index("train/left/001/00006")).transpose(1, 2, 0)
+    assert np.abs(found.astype(int) - truth).mean() < 4
+    with pytest.raises(UserError, match="'frames_per_video' belongs to videos"):
+        load_pool("p", {**options, "of": {**FOLDERS, "format": "folder"}}, tmp_path)

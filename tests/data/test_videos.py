@@ -93,7 +93,7 @@ def test_what_is_cut_short_or_no_video_is_said() -> None:
     for container, codec in (("mp4", "libx264"), ("matroska", "libx264"), ("webm", "libvpx"), ("avi", "mpeg4")):
         whole = encode(noisy(FRAMES), codec, container)
         assert about(whole).frames == FRAMES
-        with pytest.raises(DecodeError, match="truncated|cannot be decoded|no video stream|no frame"):
+        with pytest.raises(DecodeError, match=r"truncated|cannot be decoded"):
             about(whole[: len(whole) * 3 // 4])
     for broken in (b"", b"no clip at all", data[:100], bytes(5000)):
         with pytest.raises(DecodeError):
