@@ -274,7 +274,7 @@ def test_images_that_cannot_be_decoded_are_set_aside(
     [
         (
             {"of": {"format": "tra"}},
-            r"pools\.small: 'of\.format' is 'tra'; one of coco, digits, folder, parquet, tar is needed",
+            r"pools\.small: 'of\.format' is 'tra'; one of coco, digits, folder, parquet, tar, video_folder is needed",
         ),
         ({"of": {"format": "packed"}}, r"'of\.format' is 'packed'; one of"),
         (
