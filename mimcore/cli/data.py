@@ -60,5 +60,19 @@ def index(pool: PoolName, params: Params = PARAMS) -> None:
     print(
         f"{pool}: {card['train']:,} training and {card['val']:,} validation images, {len(card['skipped'])} set aside."
     )
+    if videos := _length(output / "index.parquet"):
+        print(f"{pool}: {videos}")
     if after := made():
         print(f"{pool}: {after.sentence(before, time.monotonic() - start)}")
+
+
+def _length(index: Path) -> str | None:
+    """How much there is of videos; None of images."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    if not {"frames", "seconds"} <= set(pq.read_schema(index).names):
+        return None
+    table = pq.read_table(index, columns=["frames", "seconds"])
+    hours = (pc.sum(table["seconds"]).as_py() or 0) / 3600
+    return f"{pc.sum(table['frames']).as_py():,} frames, {hours:,.2f} hours."

@@ -208,3 +208,5 @@ def test_frames_are_packed_as_images(tmp_path: Path, indexed: Any) -> None:
     assert np.abs(found.astype(int) - truth).mean() < 4
     with pytest.raises(UserError, match="'frames_per_video' belongs to videos"):
         load_pool("p", {**options, "of": {**FOLDERS, "format": "folder"}}, tmp_path)
+    with pytest.raises(UserError, match="frames of one video for both splits"):
+        load_pool("p", {**options, "of": {"format": "video_folder", "path": "pool", "val_images": 1}}, tmp_path)

@@ -27,7 +27,7 @@ STUDY: dict[str, Any] = {
     "schedules": {"brief": {"images_seen": 128, "batch_size": 16, "base_learning_rate": 1e-2, "warmup_images": 0}},
     "tasks": {
         "video": {
-            **{"pool": "clips", "frames": 4, "stride": 2, "images_seen": 2400, "batch_size": 16, "layer_decay": 1.0},
+            **{"pool": "clips", "frames": 4, "stride": 2, "images_seen": 1440, "batch_size": 16, "layer_decay": 1.0},
             **{"base_learning_rate": 2e-2, "drop_path_rate": 0.0, "mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0},
             **{"rand_augment_policy": None, "random_erasing": 0.0, "crop_scale": [1.0, 1.0], "mirror": False},
             **{"test_clips": 1, "test_crops": 1},
@@ -59,7 +59,9 @@ def test_a_folder_of_videos_is_listed_indexed_and_told_apart(checkout: Path) -> 
     """The classes differ in where the square goes, which a frame does not tell."""
     write_classes(checkout / "clips", {"train": 32, "val": 16})
     assert "4 shards listed for the first time" in mimcore("scan", "clips")
-    assert "64 training and 32 validation images, 0 set aside" in mimcore("index", "clips")
+    said = mimcore("index", "clips")
+    assert "64 training and 32 validation images, 0 set aside" in said
+    assert "1,152 frames, 0.01 hours." in said
     mimcore("examples", "video")
     mimcore("floor", "nano", "video")
     found = artifacts.read_json(checkout / "artifacts/floors/nano/video/metrics.json")

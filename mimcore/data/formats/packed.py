@@ -56,6 +56,10 @@ class Config(PoolConfig):
             raise ValueError("'val_images' belongs to the pool that is packed; write it within 'of'")
         if "frames_per_video" in options and of.get("format") != VIDEOS:
             raise ValueError(f"'frames_per_video' belongs to videos, and 'of' is no pool of the format '{VIDEOS}'")
+        if options.get("frames_per_video", 1) != 1 and of.get("val_images") is not None:
+            raise ValueError(
+                "'val_images' would draw frames of one video for both splits; give the videos a validation split, 'val'"
+            )
         if "caption_template" in of:
             raise ValueError("'caption_template' belongs to the packed pool itself; write it beside 'of'")
         return {**options, "val_images": of.get("val_images")}
