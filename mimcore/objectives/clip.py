@@ -29,7 +29,7 @@ class Config(TextOptions, MaskingOptions, ObjectiveOptions):
     """Options of CLIP; the defaults are the paper's (sections 2.3 to 2.5, tables 18 and 20).
 
     Its schedule (table 18): batches of 32,768, 2,000 steps of warmup, decay 0.2, Adam with 0.98 as the second beta and epsilon
-    1e-6 for ViTs, a cosine of 32 epochs, and random square crops alone; the learning rate is 5e-4 for ViT-B, 4e-4 for ViT-L (table 20).
+    1e-6 for ViTs, a cosine of 32 epochs, and random square crops alone; the learning rate is 5e-4 for ViT-B (table 20).
     """
 
     #: Part of the image's mask units that the encoder does not see in training: 0 in CLIP; FLIP's 0.5 (its released configurations)
