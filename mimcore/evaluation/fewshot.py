@@ -1,4 +1,4 @@
-"""Few-shot: logistic regression on a few images of each class, over several draws of them (Singh et al. 2023, section 4).
+"""Few-shot: logistic regression on a few images of each class, over several draws of them (Singh et al. 2023, section 4.4).
 
 The mean over draws is what is reported, as there (5 splits, 5 seeds). The draws are the same for every run, so that two runs are
 compared on the same images, and nested over the number of shots. Features are standardised by all training images, whose
@@ -27,9 +27,9 @@ NEEDS: Needs = "labels"
 class Config(PooledConfig):
     """Options of few-shot classification."""
 
-    #: Images of each class: those of Singh et al. 2023, table 1.
+    #: Images of each class (Singh et al. 2023, table 4).
     shots: tuple[int, ...] = (1, 5, 10)
-    #: Draws of the images (5: ibid., section 4).
+    #: Draws of the images (5: ibid., section 4.4).
     draws: int = Field(5, ge=2)
     #: The penalty: l2 / 2 times the squared norm of the weights is added to the mean cross-entropy. So few images leave none to
     #: choose it on; ours, not the paper's.

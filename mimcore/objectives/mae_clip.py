@@ -1,6 +1,6 @@
 """MAE-CLIP: CLIP's loss, and a decoder that predicts hidden patches and hidden tokens from what both towers see of the pair.
 
-Weers et al. 2023, 'Masked Autoencoding Does Not Help Natural Language Supervision at Scale', section 3. Dong et al. 2023, 'MaskCLIP', and
+Weers et al. 2023, 'Masked Autoencoding Does Not Help Natural Language Supervision at Scale'. Dong et al. 2023, 'MaskCLIP', and
 Mu et al. 2022, 'SLIP', put self-supervision beside CLIP likewise.
 """
 
@@ -37,7 +37,7 @@ class Config(TextOptions, JointOptions, ObjectiveOptions):
     mask_contrastive: bool = False
     #: What cosines are divided by at first (Radford et al. 2021, section 2.5).
     initial_temperature: float = Field(0.07, gt=0)
-    #: What they are multiplied by at most (Radford et al. 2021, table 18).
+    #: What they are multiplied by at most (Radford et al. 2021, section 2.5 and table 18).
     max_scale: float = Field(100.0, ge=1)
 
 
