@@ -77,7 +77,7 @@ def test_the_tasks_and_probes_are_these():
         "segmentation",
         "video",
     ]
-    assert registry.names("probe") == ["fewshot", "knn", "linear", "multilabel", "zeroshot"]
+    assert registry.names("probe") == ["caption_words", "fewshot", "knn", "linear", "multilabel", "zeroshot"]
     for kind in ("task", "probe"):
         for name in registry.names(kind):
             module = registry.load(kind, name)
