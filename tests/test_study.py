@@ -226,7 +226,11 @@ def test_a_task_among_the_probes_and_features_named_as_a_task_are_refused(tmp_pa
 def test_shifted_pools_are_pools_of_the_study(tmp_path: Path) -> None:
     robust = ("tasks.robustness", {"pool": "digits", "shifted": ["sketches"]})
     claim = {"kind": "improves_with_data", "words": "So.", "measure": "robustness/gap_sketches"}
-    changes = [robust, ("study.tasks", ["robustness"]), ("pools.sketches", {"format": "folder", "path": "s"})]
+    changes = [
+        robust,
+        ("study.tasks", ["robustness"]),
+        ("pools.sketches", {"format": "folder", "path": "s", "val": "."}),
+    ]
     with pytest.raises(UserError, match=r"tasks\.robustness\.shifted\.0: 'sketches' is not among study\.pools"):
         Study.read(write(tmp_path, *changes))
     changes.append(("study.pools", ["digits", "sketches"]))

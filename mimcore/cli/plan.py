@@ -199,7 +199,7 @@ def _shifted_images(study: Study, task: str, pool: str, options: dict[str, Any],
     """Images of a shifted pool that a task tests on, likewise."""
     index = _card(layout.index(pool))
     images = chosen.get("shifted", {}).get(pool, {}).get("images", (options.get("shifted_images") or {}).get(pool))
-    images = images or index.get("val") or index.get("train")
+    images = images or index.get("val")
     if images is None:
         raise UserError(
             f"tasks.{task}.shifted_images.{pool}: not given, and the pool is not indexed, so that its number is not known; give it, or"

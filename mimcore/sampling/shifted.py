@@ -31,7 +31,7 @@ class Shifted(NamedTuple):
 def choose_shifted(
     where: str, options: Mapping[str, Any], card: Mapping[str, Any], test: pa.Table, indexes: Mapping[str, Path]
 ) -> dict[str, Shifted]:
-    """The images of each pool that ``shifted`` names: of its validation split, or all of a pool without one.
+    """The images of the validation split of each pool that ``shifted`` names.
 
     Args:
         where: ``tasks.<name>``.
@@ -59,7 +59,8 @@ def choose_shifted(
 def _one(where: str, pool: str, images: int | None, card: Mapping[str, Any], test: pa.Table, index: Path) -> Shifted:
     names = artifacts.read_json(index / "card.json")["classes"]
     rows = read_split(index, "val")
-    rows = rows if len(rows) else read_split(index, "train")
+    if not len(rows):
+        raise UserError(f"{where}.shifted: pool '{pool}' has no image in its validation split; give it a 'val' split.")
     if not names or "label" not in rows.column_names or rows["label"].null_count:
         raise UserError(
             f"{where}.shifted: every image of pool '{pool}' needs a label, and each label a name; add them."

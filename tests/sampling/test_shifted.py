@@ -48,7 +48,7 @@ def test_labels_are_those_of_the_clean_pool_by_name(tmp_path: Path) -> None:
 
 def test_the_classes_are_those_that_the_images_have(tmp_path: Path) -> None:
     """Names of classes that no image has count for nothing, known or not; a part of the images has the classes of all."""
-    other = written(tmp_path / "sketches", ["dog", "bee", "yak", "ant"], [0, 1, 1, 1, 1], split="train")
+    other = written(tmp_path / "sketches", ["dog", "bee"], [0, 1, 1, 1, 1])
     card = chosen(tmp_path, other, shifted_images={"sketches": 1})
     assert card["shifted"] == {"sketches": {"images": 1, "classes": [1, 3]}}
 
@@ -63,7 +63,7 @@ def test_folders_are_matched_by_their_names(tmp_path: Path) -> None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(random.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(file)
         options = {"format": "folder", "path": str(tmp_path / pool), "perceptual_hash": False}
-        options |= {"val_images": 6} if pool == "photos" else {}
+        options |= {"val_images": 6} if pool == "photos" else {"val": "."}
         scan(load_pool(pool, options, tmp_path), tmp_path / f"{pool}.json")
         build_index(pool, options, tmp_path / f"{pool}.json", tmp_path / "index" / pool, tmp_path, tmp_path / "scratch")
     chosen(tmp_path, tmp_path / "index/paintings", tmp_path / "index/photos")
@@ -93,4 +93,6 @@ def test_what_cannot_be_matched_is_refused_in_a_sentence(tmp_path: Path) -> None
         chosen(tmp_path, ants, written(tmp_path / "double", ["ant", "ant"], [0]))
     with pytest.raises(UserError, match=r"no image that is tested on of pool 'bees' is of a class of pool 'few'"):
         chosen(tmp_path, ants, written(tmp_path / "bees", ["ant", "bee"], [1]))
+    with pytest.raises(UserError, match=r"pool 'trained' has no image in its validation split"):
+        chosen(tmp_path, written(tmp_path / "trained", ["ant"], [0], split="train"), clean)
     assert not (tmp_path / "out").exists()
