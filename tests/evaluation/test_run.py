@@ -110,7 +110,7 @@ def test_shifted_pools_are_in_the_contracts_file(place):
     rows = digits(0, 120).rows
     few = np.flatnonzero(np.isin(rows["label"].to_numpy(), (1, 2)))[:9]
     pq.write_table(rows.take(few), place / "examples/shifted-sketches.parquet")
-    pq.write_table(digits(0, 20).rows, place / "examples/test.parquet")
+    pq.write_table(digits(1000, 60).rows, place / "examples/test.parquet")
     given = job(place, "robust", {"task": task, "run": {"seed": "s0"}}, "out")
     found = stage.evaluate_run("r", place / "run", dataclasses.replace(given, shifted={"sketches": {}}))
     measured = found["subjects"]["run"]

@@ -48,7 +48,7 @@ def test_labels_are_those_of_the_clean_pool_by_name(tmp_path: Path) -> None:
 
 def test_the_classes_are_those_that_the_images_have(tmp_path: Path) -> None:
     """Names of classes that no image has count for nothing, known or not; a part of the images has the classes of all."""
-    other = written(tmp_path / "sketches", ["dog", "bee"], [0, 1, 1, 1, 1])
+    other = written(tmp_path / "sketches", ["dog", "bee", "yak", "ant"], [0, 1, 1, 1, 1])
     card = chosen(tmp_path, other, shifted_images={"sketches": 1})
     assert card["shifted"] == {"sketches": {"images": 1, "classes": [1, 3]}}
 
