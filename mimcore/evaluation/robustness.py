@@ -179,8 +179,12 @@ def evaluate(encoder: Encoder | Pixels, config: Config, data: Data, context: Con
     if encoder.channels != 3:
         raise UserError(f"{context.where}: the corruptions are of images of three channels, and this encoder has one.")
     tuned = config.finetune if isinstance(encoder, Encoder) else None
-    probed = isinstance(encoder, Encoder) and tuned is None
-    if probed and config.pooling == "cls" and not families.has_class_token(encoder.module):
+    if (
+        isinstance(encoder, Encoder)
+        and tuned is None
+        and config.pooling == "cls"
+        and not families.has_class_token(encoder.module)
+    ):
         raise UserError(f"{context.where}.pooling: the encoder has no class token; use 'mean'.")
     classes = class_count(data, context.where)
     if config.reference == "alexnet" and classes != 1000:
