@@ -11,7 +11,7 @@ from mimcore import artifacts, registry
 
 
 def write_modules(objectives: Mapping[str, str], tasks: Mapping[str, str], output: Path) -> None:
-    """Write ``objectives/<name>.json`` and ``tasks/<name>.json``, each with ``module`` and ``sha256``.
+    """Write ``objectives/<name>.json`` and ``tasks/<name>.json``: ``module``, ``sha256``, and ``built_on`` where it imports others.
 
     Args:
         objectives: definition to module.
@@ -28,5 +28,8 @@ def write_modules(objectives: Mapping[str, str], tasks: Mapping[str, str], outpu
 
 def _write(folder: Path, modules: Mapping[str, str], kinds: Sequence[registry.Kind]) -> None:
     for name, module in modules.items():
-        digest = artifacts.file_digest(registry.source(kinds, module))
-        artifacts.write_json(folder / f"{name}.json", {"module": module, "sha256": digest})
+        file = registry.source(kinds, module)
+        said: dict[str, object] = {"module": module, "sha256": artifacts.file_digest(file)}
+        if others := registry.built_on(file):
+            said["built_on"] = {other.stem: artifacts.file_digest(other) for other in others}
+        artifacts.write_json(folder / f"{name}.json", said)

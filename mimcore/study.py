@@ -148,6 +148,11 @@ class Study:
         """The pool that a subset, features or a task names."""
         return str(self.options(kind, name)["pool"])
 
+    def shifted_of(self, kind: str, name: str) -> list[str]:
+        """The other pools whose images a task is tested on as well."""
+        named = self.options(kind, name).get("shifted") if kind == "tasks" else None
+        return [str(pool) for pool in named] if isinstance(named, list) else []
+
     def examples_kind(self, name: str) -> str:
         """Whether ``name`` is of ``features`` or of ``tasks``: both choose images from a pool.
 
@@ -233,6 +238,11 @@ class Study:
                 pool = self.definitions[kind].get(name, {}).get("pool")
                 if name in self.definitions[kind] and pool not in self.grid.pools:
                     yield f"{kind}.{name}.pool: '{pool}' is not among study.pools; {nearest(str(pool), self.grid.pools)}"
+        for name in (task for task in self.grid.tasks if task in self.definitions["tasks"]):
+            for i, pool in enumerate(self.shifted_of("tasks", name)):
+                if pool not in self.grid.pools:
+                    where = f"tasks.{name}.shifted.{i}"
+                    yield f"{where}: '{pool}' is not among study.pools; {nearest(pool, self.grid.pools)}"
         for name in self.grid.subsets:
             overlap = self.definitions["subsets"].get(name, {}).get("overlap")
             for i, pool in enumerate((overlap.get("pools") if isinstance(overlap, dict) else None) or []):
@@ -283,13 +293,14 @@ class Study:
 
     def _claims_of_nothing(self) -> Iterator[str]:
         """Names in ``fit.claims`` that are none of the study's."""
+        from mimcore.evaluation.task import metrics_of
         from mimcore.scaling.claim import Claim, Coordinate, mistakes
 
         coordinates: tuple[Coordinate, ...] = ("objective", "model", "subset", "schedule", "seed")
         known = {name: {str(getattr(at, name)) for at in self.runs.values()} for name in coordinates}
         kinds: dict[registry.Kind, list[str]] = {"task": self.grid.tasks, "probe": self.grid.probes}
         metrics = {
-            name: registry.load(kind, self.module("tasks", name)).METRICS
+            name: metrics_of(registry.load(kind, self.module("tasks", name)), self.options("tasks", name))
             for kind, names in kinds.items()
             for name in names
         }

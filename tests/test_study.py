@@ -223,6 +223,26 @@ def test_a_task_among_the_probes_and_features_named_as_a_task_are_refused(tmp_pa
         Study.read(write(tmp_path, tune, ("study.tasks", ["finetune"]), *same))
 
 
+def test_shifted_pools_are_pools_of_the_study(tmp_path: Path) -> None:
+    robust = ("tasks.robustness", {"pool": "digits", "shifted": ["sketches"]})
+    claim = {"kind": "improves_with_data", "words": "So.", "measure": "robustness/gap_sketches"}
+    changes = [
+        robust,
+        ("study.tasks", ["robustness"]),
+        ("pools.sketches", {"format": "folder", "path": "s", "val": "."}),
+    ]
+    with pytest.raises(UserError, match=r"tasks\.robustness\.shifted\.0: 'sketches' is not among study\.pools"):
+        Study.read(write(tmp_path, *changes))
+    changes.append(("study.pools", ["digits", "sketches"]))
+    study = Study.read(write(tmp_path, *changes, ("fit.claims", {"it": claim})))
+    assert study.shifted_of("tasks", "robustness") == ["sketches"]
+    study.check()
+    with pytest.raises(UserError, match=r"'robustness' has no metric 'gap_sketchs'; did you mean 'gap_sketches'"):
+        Study.read(
+            write(tmp_path, *changes, ("fit.claims", {"it": claim | {"measure": "robustness/gap_sketchs"}}))
+        ).check()
+
+
 def test_all_mistakes_at_once(tmp_path: Path) -> None:
     file = write(
         tmp_path, ("models.tiny.depht", 2), ("schedules.short.images_seen", 500), ("objectives.mae.mask_ratio", 2)

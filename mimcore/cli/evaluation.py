@@ -98,6 +98,7 @@ def job(study: Study, name: str, definition: dict[str, Any], inputs: Path, outpu
 
     of = definition.get("features", definition.get("task", {}))
     pool = study.options("pools", str(of["pool"]))
+    others = study.shifted_of("tasks", name) if "task" in definition else []
     device = study.execution.start()
     with Phases(title) as progress:
         yield Job(
@@ -111,6 +112,7 @@ def job(study: Study, name: str, definition: dict[str, Any], inputs: Path, outpu
             progress=progress,
             pool=pool,
             root=Path.cwd(),
+            shifted={other: study.options("pools", other) for other in others},
         )
 
 

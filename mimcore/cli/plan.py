@@ -175,11 +175,12 @@ def _subset_images(study: Study, subset: str, seed: str) -> int:
     return int(drawn)
 
 
-def _chosen_images(study: Study, kind: str, name: str) -> tuple[int, int]:
-    """Images that a task or features train and test on: as chosen, as declared, or all of the pool's."""
+def _chosen_images(study: Study, kind: str, name: str) -> tuple[int, ...]:
+    """Images that a task or features train and test on, and those of shifted pools: as chosen, as declared, or all of the pool's."""
     pool = study.pool_of(kind, name)
     options, chosen = study.options(kind, name), _card(layout.examples(name))
     index, made = _card(layout.index(pool)), study.options("pools", pool)
+    shifted = sum(_shifted_images(study, name, other, options, chosen) for other in study.shifted_of(kind, name))
     if "val_images" in made and "images" in made:  # a pool that is made here knows its number
         index = {"train": made["images"] - made["val_images"], "val": made["val_images"]} | index
     found = []
@@ -191,7 +192,20 @@ def _chosen_images(study: Study, kind: str, name: str) -> tuple[int, int]:
                 f"it, or run 'dvc repro index@{pool}'."
             )
         found.append(int(images))
-    return found[0], found[1]
+    return (*found, shifted) if shifted else tuple(found)
+
+
+def _shifted_images(study: Study, task: str, pool: str, options: dict[str, Any], chosen: dict[str, Any]) -> int:
+    """Images of a shifted pool that a task tests on, likewise."""
+    index = _card(layout.index(pool))
+    images = chosen.get("shifted", {}).get(pool, {}).get("images", (options.get("shifted_images") or {}).get(pool))
+    images = images or index.get("val")
+    if images is None:
+        raise UserError(
+            f"tasks.{task}.shifted_images.{pool}: not given, and the pool is not indexed, so that its number is not known; give it, or"
+            f" run 'dvc repro index@{pool}'."
+        )
+    return int(images)
 
 
 def _card(folder: Path) -> dict[str, Any]:

@@ -63,6 +63,9 @@ def examples(name: ExamplesName, params: Params = PARAMS) -> None:
     options, pool = study.options(kind, name), study.pool_of(kind, name)
     needs = study.needs_of(kind, name)
     output = layout.examples(name)
+    others = {other: layout.index(other) for other in study.shifted_of(kind, name)}
     with Provenance(layout.provenance(output), f"examples {name}", options, {"index": pool}):
-        card = choose(f"{kind}.{name}", options, layout.index(pool), output, needs)
+        card = choose(f"{kind}.{name}", options, layout.index(pool), output, needs, others)
     print(f"{name}: {card['train']:,} images to train on, {card['test']:,} to test on.")
+    for other, found in card.get("shifted", {}).items():
+        print(f"{name}: {found['images']:,} images of {other}, of {len(found['classes'])} classes.")

@@ -149,8 +149,11 @@ class _Join:
                 )
             self._val = np.sort(lowest.rows())
             splits = {"train": self.rows - wanted, "val": wanted}
+        # A pool may be there to be tested on alone, where it says so: 'val' is all that there is.
+        train, val = (getattr(self._pool.config, name, None) for name in ("train", "val"))
+        tested = val is not None and train in (None, val)
         for split, count in splits.items():
-            if not count:
+            if not count and not (split == "train" and tested):
                 raise UserError(
                     f"pool '{self._pool.name}': no image is in the split '{split}'; correct"
                     f" pools.{self._pool.name}.{split}."

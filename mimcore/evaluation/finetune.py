@@ -83,7 +83,12 @@ class Config(Recipe):
 
 
 def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> dict[str, Value]:
-    """Fine-tune a copy of the encoder and return the top-1 accuracy on the test images.
+    """Fine-tune a copy of the encoder and return the top-1 accuracy on the test images; as ``tune`` raises."""
+    return {"top1": accuracy(_correct(tune(encoder, config, data, context), data.test, config, context))}
+
+
+def tune(encoder: Encoder, config: Config, data: Data, context: Context) -> Encoder:
+    """Fine-tune a copy of the encoder, with a head for the classes, on the training images.
 
     Raises:
         UserError: the loss stops being finite, or RandAugment is asked for where the encoder does not take RGB.
@@ -107,7 +112,8 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
             config,
             context,
         )
-    return {"top1": accuracy(_correct(tuned, data.test, config, context))}
+    tuned.module.eval()
+    return tuned
 
 
 def _losses(tuned: Encoder, classes: int, config: Config, images: Images, context: Context) -> Callable[[int], Tensor]:
@@ -191,7 +197,6 @@ class Augment:
 
 def _correct(tuned: Encoder, images: Images, config: Config, context: Context) -> Tensor:
     """Which test images are classified correctly, bool ``(N,)``."""
-    tuned.module.eval()
     positions = np.split(np.arange(len(images)), range(256, len(images), 256))
     answers: list[Tensor] = []
     with torch.inference_mode():

@@ -1,7 +1,7 @@
 """What the stages of this room are given beside their subject, and how they write what they measured."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mimcore.artifacts import directory, file_digest, libraries, write_json
-from mimcore.evaluation.task import Context, NotApplicable, Value, seed_number
+from mimcore.evaluation.task import Context, Metric, NotApplicable, Value, metrics_of, seed_number
 
 if TYPE_CHECKING:
     from mimcore.execution import Execution
@@ -34,7 +34,8 @@ class Job:
         device: where to compute.
         progress: is told of each phase.
         pool: options of the pool, for where its images lie.
-        root: relative paths of the pool start here.
+        root: relative paths of the pools start here.
+        shifted: options of the other pools that a task names as ``shifted``, by their names.
     """
 
     name: str
@@ -47,10 +48,12 @@ class Job:
     progress: Progress
     pool: Mapping[str, Any]
     root: Path
+    shifted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def digests(self) -> dict[str, str]:
         """Of the rows to train and test on, for the record."""
-        return {part: file_digest(self.inputs / f"{part}.parquet") for part in ("train", "test")}
+        parts = ("train", "test", *(f"shifted-{pool}" for pool in self.shifted))
+        return {part: file_digest(self.inputs / f"{part}.parquet") for part in parts}
 
     def context(self, subject: str, where: str, seed: str, folder: Path, run: Path | None) -> Context:
         """Where and how work on a subject runs."""
@@ -88,17 +91,18 @@ def measure(
     """
     found: dict[str, Any] = {}
     reasons: dict[str, str] = {}
+    metrics = metrics_of(task, job.definition["task"])
     with directory(job.output) as folder:
         for subject, ask in subjects.items():
             try:
-                found[subject] = _described(task, ask(job.context(subject, f"tasks.{job.name}", seed, folder, run)))
+                found[subject] = _described(metrics, ask(job.context(subject, f"tasks.{job.name}", seed, folder, run)))
             except NotApplicable as reason:
                 reasons[subject] = str(reason)
-        metrics: dict[str, Any] = {"definition": dict(job.definition), "libraries": libraries(), "subjects": found}
+        written: dict[str, Any] = {"definition": dict(job.definition), "libraries": libraries(), "subjects": found}
         if reasons:
-            metrics["not_applicable"] = next(iter(reasons.values()))
-        write_json(folder / "metrics.json", metrics)
-    return metrics
+            written["not_applicable"] = next(iter(reasons.values()))
+        write_json(folder / "metrics.json", written)
+    return written
 
 
 def about(job: Job) -> dict[str, Any]:
@@ -110,10 +114,10 @@ def _tell(progress: Progress, subject: str, phase: str, done: int, total: int) -
     progress(phase if subject == "run" else f"{subject}, {phase}", done, total, "")
 
 
-def _described(task: ModuleType, values: Mapping[str, Value]) -> dict[str, dict[str, Any]]:
+def _described(metrics: Mapping[str, Metric], values: Mapping[str, Value]) -> dict[str, dict[str, Any]]:
     """Put each value beside what its metric means; the first of the task's metrics that there is, is the headline."""
-    headline = next(name for name in task.METRICS if name in values)
+    headline = next(name for name in metrics if name in values)
     return {
-        name: asdict(value) | {"higher_is_better": task.METRICS[name].higher_is_better, "headline": name == headline}
+        name: asdict(value) | {"higher_is_better": metrics[name].higher_is_better, "headline": name == headline}
         for name, value in values.items()
     }

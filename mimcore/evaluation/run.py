@@ -15,7 +15,7 @@ from mimcore.data.loader import Images
 from mimcore.definition import resolve
 from mimcore.evaluation.features import Pixels
 from mimcore.evaluation.job import Job, about, measure
-from mimcore.evaluation.task import Context, Data, NotApplicable, TaskConfig, seed_number, seeded
+from mimcore.evaluation.task import Context, Data, NotApplicable, ShiftedImages, TaskConfig, seed_number, seeded
 from mimcore.models import encoder as encoders
 from mimcore.models.encoder import Encoder
 
@@ -78,12 +78,18 @@ def floors(model_name: str, options: Mapping[str, Any], seed: str) -> dict[str, 
 def data_of(job: Job, subject: Encoder | Pixels) -> Data:
     """The images to train and test on, at the subject's size."""
     card = read_json(job.inputs / "card.json")
-    parts = {part: pq.read_table(job.inputs / f"{part}.parquet") for part in ("train", "test")}
-    cache = job.execution.image_cache_mib // 2
-    train, test = (
-        Images(job.pool, rows, subject.image_size, job.root, cache, subject.channels) for rows in parts.values()
-    )
-    return Data(train, test, card["classes"], card["box_classes"])
+    cache = job.execution.image_cache_mib // (2 + len(job.shifted))
+
+    def images(pool: Mapping[str, Any], part: str) -> Images:
+        rows = pq.read_table(job.inputs / f"{part}.parquet")
+        return Images(pool, rows, subject.image_size, job.root, cache, subject.channels)
+
+    shifted = {
+        name: ShiftedImages(images(pool, f"shifted-{name}"), card["shifted"][name]["classes"])
+        for name, pool in job.shifted.items()
+    }
+    train, test = (images(job.pool, part) for part in ("train", "test"))
+    return Data(train, test, card["classes"], card["box_classes"], shifted)
 
 
 def task_of(job: Job) -> ModuleType:

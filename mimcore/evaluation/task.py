@@ -2,10 +2,11 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ Precision = Literal["float32", "bfloat16"]
 Pooling = Literal["mean", "cls"]
 
 #: What a task wants to know of every image of its pool.
-Needs = Literal["labels", "boxes", "masks", "clips", "tags"]
+Needs = Literal["labels", "boxes", "masks", "clips", "tags", "captions"]
 
 
 class NotApplicable(Exception):  # noqa: N818
@@ -47,6 +48,12 @@ class Metric:
     unit: str = "fraction"
     floor: float | None = 0.0
     ceiling: float | None = 1.0
+
+
+def metrics_of(task: ModuleType, options: Mapping[str, Any]) -> dict[str, Metric]:
+    """What a task measures: its ``METRICS`` and, where it has ``more_metrics``, those that its options add."""
+    more = getattr(task, "more_metrics", None)
+    return {**task.METRICS, **(more(options) if more else {})}
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,19 @@ class Images(Encoded, Protocol):
 
 
 @dataclass(frozen=True)
+class ShiftedImages:
+    """Images of another pool, to test on.
+
+    Attributes:
+        images: ``label`` is the number that the task's own pool gives a class.
+        classes: the numbers of the classes that the other pool has, ascending.
+    """
+
+    images: Images
+    classes: list[int]
+
+
+@dataclass(frozen=True)
 class Data:
     """The images that a task trains and tests on.
 
@@ -106,12 +126,14 @@ class Data:
         test: part of the pool's ``val`` split.
         classes: names of the values of ``label``, where the pool knows them.
         box_classes: names of the values of ``box_labels``, where the pool knows them.
+        shifted: images of the other pools that the task names, by their names.
     """
 
     train: Images
     test: Images
     classes: list[str] | None = None
     box_classes: list[str] | None = None
+    shifted: Mapping[str, ShiftedImages] = field(default_factory=dict)
 
 
 def _silent(what: str, done: int, total: int) -> None:

@@ -4,15 +4,12 @@ The vectors of a class's prompts are averaged, and the mean is brought to length
 the vectors). Only test images are looked at.
 """
 
-from collections.abc import Sequence
-
 import torch
 from pydantic import field_validator
-from torch import Tensor
-from torch.nn import functional as F
 
 from mimcore.errors import UserError
 from mimcore.evaluation.frozen import Frozen, ProbeConfig
+from mimcore.evaluation.prompts import name_vectors, one_place_each
 from mimcore.evaluation.task import Context, Metric, Needs, NotApplicable, Value, accuracy, class_count, labels_of
 from mimcore.models.text import DESCRIPTION, load_text
 
@@ -22,9 +19,6 @@ METRICS = {
 }
 PIXELS = False
 NEEDS: Needs = "labels"
-
-#: Texts that go through the tower at a time.
-BATCH = 256
 
 
 class Config(ProbeConfig):
@@ -47,27 +41,9 @@ class Config(ProbeConfig):
     @field_validator("templates")
     @classmethod
     def _with_a_place(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or any(template.count("{}") != 1 for template in value):
+        if not one_place_each(value):
             raise ValueError("at least one is needed, and each must have '{}' once, where the name stands")
         return value
-
-
-def prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Every template with every name, a name's templates side by side."""
-    return [template.replace("{}", name) for name in names for template in templates]
-
-
-def ensemble(vectors: Tensor, templates: int) -> Tensor:
-    """One vector of length 1 for each class.
-
-    Args:
-        vectors: of length 1, ``(C * templates, D)``, a class's prompts side by side.
-        templates: prompts of a class.
-
-    Returns:
-        ``(C, D)``.
-    """
-    return F.normalize(vectors.unflatten(0, (-1, templates)).mean(dim=1), dim=-1)
 
 
 def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value]:
@@ -84,13 +60,7 @@ def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value
         raise UserError(f"{context.where}.names: the pool does not name its classes; give their names here.")
     if len(names) < (labels := class_count(features, context.where)):
         raise UserError(f"{context.where}.names: there are {len(names)} names, and labels up to {labels - 1}.")
-    tower = load_text(context.run).to(context.device)
-    texts = prompts(names, config.templates)
-    parts = []
-    for start in range(0, len(texts), BATCH):
-        parts.append(tower.encode(texts[start : start + BATCH]))
-        context.progress("prompts", min(start + BATCH, len(texts)), len(texts))
-    classes = ensemble(torch.cat(parts), len(config.templates))
+    classes = name_vectors(load_text(context.run).to(context.device), names, config.templates, context)
     images = torch.tensor(features.test.arrays["projected"], device=context.device)
     nearest = (images @ classes.T).topk(min(5, len(names)), dim=1).indices.cpu()
     hits = nearest == labels_of(features.test)[:, None]

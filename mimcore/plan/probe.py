@@ -28,7 +28,7 @@ from mimcore.evaluation.frozen import Frozen, Split, write_arrays
 from mimcore.evaluation.recipe import Recipe
 from mimcore.evaluation.task import Context, Data, NotApplicable
 from mimcore.models import encoder as encoders
-from mimcore.plan.work import Stage, fixed_images, foreseen, model_of
+from mimcore.plan.work import Stage, fixed_images, foreseen, model_of, recipe_of
 from mimcore.training.state import Run, start_run
 from mimcore.training.states import images_before
 from mimcore.training.step import speed_up, train_step
@@ -170,7 +170,11 @@ class Probe:
             return [_vectors(train, test, width) for width in widths], lambda s, c: probe.probe(s, config, c)
         task = registry.load("task", module)
         if recipe is not None:
-            options["images_seen"] = train
+            options |= (
+                {"finetune": options["finetune"] | {"images_seen": train}}
+                if "finetune" in options
+                else {"images_seen": train}
+            )
         config = resolve(task.Config, options, "tasks")
         first = _examples(min(train, 256) if recipe is not None else train, encoder, task.NEEDS)
         data = Data(first, _examples(test, encoder, task.NEEDS), _CLASSES, _CLASSES)
@@ -360,15 +364,20 @@ def _schedule(stage: Stage) -> Any:
     return resolve(Schedule, (stage.definition or {})["schedule"], "schedules")
 
 
-def _recipe(stage: Stage) -> Recipe | None:
+def _config(stage: Stage) -> Any:
+    """Options of a task, or None of features and probes."""
     definition = stage.definition or {}
     if "features" in definition:
         return None
     options = dict(definition["task"])
-    config = resolve(registry.load("task", options.pop("module")).Config, options, "tasks")
-    return config if isinstance(config, Recipe) else None
+    return resolve(registry.load("task", options.pop("module")).Config, options, "tasks")
 
 
-def _lengths(stage: Stage) -> tuple[int, int]:
-    recipe = _recipe(stage)
-    return (stage.images[0] if recipe is None else recipe.images_seen), stage.images[1]
+def _recipe(stage: Stage) -> Recipe | None:
+    return recipe_of(_config(stage))
+
+
+def _lengths(stage: Stage) -> tuple[int, float]:
+    recipe, (train, test, shifted) = _recipe(stage), (*stage.images, 0)[:3]
+    # An image of a shifted pool is seen once, a test image of such a task more often.
+    return (train if recipe is None else recipe.images_seen), test + shifted / getattr(_config(stage), "views", 1)

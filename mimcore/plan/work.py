@@ -36,7 +36,7 @@ class Stage:
         after: names of the stages that it needs.
         definition: of a run ``objective``, ``model``, ``schedule``; of an evaluation ``task`` or ``features``, of a probe both,
             beside ``run`` or ``model``.
-        images: unique images of a run's subset; images that a task, or features, train and test on.
+        images: unique images of a run's subset; images that a task, or features, train and test on, and those of shifted pools.
     """
 
     verb: str
@@ -111,7 +111,8 @@ class Counter:
 
     def _task(self, stage: Stage) -> Counted:
         """Of a task that trains the encoder forward and backward (three times forward: Kaplan et al. 2020, section 2.1), heads
-        left out; of another task one pass over its images. A phase that left its encoder as it was is not measured once more.
+        left out; of another task one pass over its images, or as many as it looks at them. A phase that left its encoder as it was is
+        not measured once more.
         """
         definition = stage.definition or {}
         run = definition.get("run", {})
@@ -120,16 +121,15 @@ class Counter:
         options = dict(definition["task"])
         task = registry.load("task", options.pop("module"))
         config = resolve(task.Config, options, "tasks")
-        train, test = stage.images
+        train, test, shifted = (*stage.images, 0)[:3]
         forward = self._encoder(model_of(definition), getattr(config, "image_size", None))
         precision = str(getattr(config, "precision", "float32"))
-        if isinstance(config, Recipe):
-            # A clip is several images' worth, and is tested several times; attention between them is left out.
-            seen, test = (
-                count * getattr(config, "encoded", 1)
-                for count in (config.images_seen, test * getattr(config, "views", 1))
-            )
-            images, passes = seen + test, 3 * seen + test
+        # A test image is seen several times where it is cropped or corrupted; a clip is several images' worth, and attention between
+        # them is left out.
+        test = (test * getattr(config, "views", 1) + shifted) * getattr(config, "encoded", 1)
+        if (recipe := recipe_of(config)) is not None:
+            seen = recipe.images_seen * getattr(config, "encoded", 1)
+            images, passes, precision = seen + test, 3 * seen + test, recipe.precision
         else:
             images = passes = train + test
         return Counted(images, forward * passes, 0, precision)
@@ -141,6 +141,12 @@ class Counter:
                 encoder = encoders.build(resolve(encoders.Config, model, "models"))
             self._forward[key] = encoder_flops(encoder, image_size)
         return self._forward[key]
+
+
+def recipe_of(config: Any) -> Recipe | None:
+    """The recipe by which a task trains the encoder: its own options, or its block ``finetune``."""
+    found = config if isinstance(config, Recipe) else getattr(config, "finetune", None)
+    return found if isinstance(found, Recipe) else None
 
 
 def model_of(definition: Mapping[str, Any]) -> Mapping[str, Any]:

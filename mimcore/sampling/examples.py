@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from mimcore import artifacts
 from mimcore.data.splits import pick, read_split
 from mimcore.errors import UserError
+from mimcore.sampling.shifted import choose_shifted
 
 #: The columns of the index that hold what a task needs to know of every image (``NEEDS`` of its module); of several sets of columns
 #: one must be there, whole.
@@ -21,13 +22,19 @@ COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
     "masks": (("masks",),),
     "clips": (("frames", "label"),),
     "tags": (("tags",), ("box_labels",)),
+    "captions": (("caption",),),
 }
 
 
 def choose(
-    where: str, options: Mapping[str, Any], index: Path, output: Path, needs: Mapping[str, str]
+    where: str,
+    options: Mapping[str, Any],
+    index: Path,
+    output: Path,
+    needs: Mapping[str, str],
+    shifted: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
-    """Write ``train.parquet``, ``test.parquet`` (rows of the index) and ``card.json``.
+    """Write ``train.parquet``, ``test.parquet`` (rows of the index), ``shifted-<pool>.parquet`` of each shifted pool, and ``card.json``.
 
     A task trains on the pool's training split and tests on its validation split; where it names a number of images,
     these are a random part that is the same for every task of the pool, nested over numbers.
@@ -38,9 +45,11 @@ def choose(
         index: folder of the pool's index.
         output: folder to write.
         needs: what tasks need to know of every image (a key of ``COLUMNS``), by the task's name.
+        shifted: folders of the indexes of the pools that the task names as ``shifted``.
 
     Raises:
-        UserError: more images are asked for than there are, or some lack what a task needs to know of them.
+        UserError: more images are asked for than there are, some lack what a task needs to know of them, or the classes of a shifted
+            pool are not those of the task's own.
     """
     card = artifacts.read_json(index / "card.json")
     parts = {}
@@ -62,7 +71,7 @@ def choose(
             if unknown := min(max(_unknown(rows, column) for column in columns) for columns in COLUMNS[need]):
                 raise UserError(_lacking(task, need, card["pool"], part, unknown, len(rows)))
         parts[part] = rows if images is None else pick(rows, int(images), f"examples/{part}")
-    summary = {
+    summary: dict[str, Any] = {
         "examples": where,
         "pool": card["pool"],
         "train": len(parts["train"]),
@@ -70,8 +79,10 @@ def choose(
         "classes": card["classes"],
         "box_classes": card["box_classes"],
     }
+    if others := choose_shifted(where, options, card, parts["test"], shifted or {}):
+        summary["shifted"] = {pool: {"images": len(one.rows), "classes": one.classes} for pool, one in others.items()}
     with artifacts.directory(output) as folder:
-        for part, rows in parts.items():
+        for part, rows in (parts | {f"shifted-{pool}": one.rows for pool, one in others.items()}).items():
             _write(rows, folder / f"{part}.parquet")
         artifacts.write_json(folder / "card.json", summary)
     return summary

@@ -94,7 +94,8 @@ def declared(stage: PipelineStage, study: Study) -> set[str]:
         folder, _, definition = name.rpartition("/")
         if (said := SAID.get(f"{folder}/")) is not None:
             module = study.module(said[0], definition.removesuffix(".json"))
-            found.add(str(registry.source(said[1], module).relative_to(ROOT)))
+            file = registry.source(said[1], module)
+            found |= {str(one.relative_to(ROOT)) for one in (file, *registry.built_on(file))}
         if name.startswith("mimcore/"):
             inside = path.rglob("*") if path.is_dir() else [path]
             found |= {

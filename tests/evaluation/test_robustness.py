@@ -1,10 +1,13 @@
+import re
+
 import numpy as np
 import pytest
 import torch
 from fakes import context, digit_data, encoder, frozen
 
+from mimcore.definition import problems
 from mimcore.errors import UserError
-from mimcore.evaluation import robustness
+from mimcore.evaluation import finetune, robustness
 from mimcore.evaluation.corruptions import NAMES
 from mimcore.evaluation.features import Pixels
 from mimcore.evaluation.logistic import logits, standardize
@@ -50,7 +53,7 @@ def test_the_probe_standardises_test_images_as_training_images(tmp_path) -> None
     features = frozen(encoder(), data, tmp_path)
     _, test = standardize(*(torch.tensor(part.arrays["mean"]) for part in (features.train, features.test)))
     expected = logits(test, probe.solution).argmax(1)
-    found = probe.answers(torch.from_numpy(data.test.get(np.arange(50))))
+    found = probe.scores(torch.from_numpy(data.test.get(np.arange(50)))).argmax(1)
     assert float((found == expected).float().mean()) > 0.97  # another order of the same sums
 
 
@@ -62,3 +65,40 @@ def test_what_cannot_be_asked_is_refused(tmp_path) -> None:
         robustness.evaluate(encoder(), Config(pool="x", reference="alexnet"), data, context(tmp_path))
     with pytest.raises(UserError, match="three channels"):
         robustness.evaluate(Pixels(16, 1), Config(pool="x"), data, context(tmp_path))
+
+
+def test_the_fine_tuned_model_answers_in_the_place_of_the_probe(tmp_path) -> None:
+    """Its clean error is that of the task finetune, for the same images and options; raw pixels keep their probe."""
+    block = {"images_seen": 128, "batch_size": 32, "augmentation": "none", "base_learning_rate": 1e-2}
+    data = digit_data(64, 20)
+    images = {"pool": "x", "train_images": 64, "test_images": 20}
+    config = Config(**images, l2=[0.01], head="finetune", finetune=block)
+    assert config.finetune == finetune.Config(**images, **block)
+    found = robustness.evaluate(encoder(), config, data, context(tmp_path))
+    alone = finetune.evaluate(encoder(), config.finetune, data, context(tmp_path))
+    assert found["clean_error"].value == pytest.approx(1 - alone["top1"].value)
+    pixels, probed = (
+        robustness.evaluate(Pixels(16), one, data, context(tmp_path)) for one in (config, Config(**images, l2=[0.01]))
+    )
+    assert pixels == probed
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"head": "finetune"}, "head 'finetune' and a block 'finetune' .* go together"),
+        ({"finetune": {"images_seen": 1024}}, "head 'finetune' and a block 'finetune' .* go together"),
+        (
+            {"head": "finetune", "finetune": {"images_seen": 1024, "pool": "y"}},
+            r"finetune\.pool: .* images of the task",
+        ),
+        ({"head": "finetune", "finetune": {"images_seen": 1000}}, r"t\.finetune: images_seen 1000 is no multiple"),
+        ({"head": "finetune", "finetune": {"images_seen": 1024, "mixupp": 1}}, r"t\.finetune\.mixupp: unknown option"),
+        ({"shifted": ["a", "a"]}, "shifted names a pool twice"),
+        ({"shifted": ["sketch"], "shifted_images": {"sketsh": 5}}, r"shifted_images\.sketsh: .* did you mean 'sketch'"),
+        ({"shifted": ["a"], "shifted_images": {"a": 0}}, r"t\.shifted_images\.a: input should be greater"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, sentence) -> None:
+    (found,) = problems(Config, {"pool": "x"} | options, "tasks.t")
+    assert re.search(sentence, found)

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 
@@ -78,7 +79,7 @@ def test_the_tasks_and_probes_are_these():
         "segmentation",
         "video",
     ]
-    assert registry.names("probe") == ["fewshot", "knn", "linear", "multilabel", "zeroshot"]
+    assert registry.names("probe") == ["caption_words", "fewshot", "knn", "linear", "multilabel", "zeroshot"]
     for kind in ("task", "probe"):
         for name in registry.names(kind):
             module = registry.load(kind, name)
@@ -99,6 +100,29 @@ def test_a_run_is_probed_into_the_contracts_file(place):
     assert (loss["headline"], loss["higher_is_better"]) == (False, False)
     record = json.loads((place / "provenance" / "out.json").read_text())
     assert set(record["inputs"]) == {"features", "train", "test"}
+
+
+def test_shifted_pools_are_in_the_contracts_file(place):
+    task = {"module": "robustness", "pool": "digits", "l2": [0.01], "shifted": ["sketches"]}
+    card = json.loads((place / "examples/card.json").read_text())
+    (place / "examples/card.json").write_text(
+        json.dumps(card | {"shifted": {"sketches": {"images": 9, "classes": [1, 2]}}})
+    )
+    rows = digits(0, 120).rows
+    few = np.flatnonzero(np.isin(rows["label"].to_numpy(), (1, 2)))[:9]
+    pq.write_table(rows.take(few), place / "examples/shifted-sketches.parquet")
+    pq.write_table(digits(1000, 60).rows, place / "examples/test.parquet")
+    given = job(place, "robust", {"task": task, "run": {"seed": "s0"}}, "out")
+    found = stage.evaluate_run("r", place / "run", dataclasses.replace(given, shifted={"sketches": {}}))
+    measured = found["subjects"]["run"]
+    assert measured["mce"]["headline"]
+    assert (measured["top1_sketches"]["higher_is_better"], measured["gap_sketches"]["higher_is_better"]) == (
+        True,
+        False,
+    )
+    assert measured["top1_sketches"]["value"] in [pytest.approx(n / 9) for n in range(10)]
+    record = json.loads((place / "provenance" / "out.json").read_text())
+    assert set(record["inputs"]) == {"encoder", "train", "test", "shifted-sketches"}
 
 
 def test_a_run_is_evaluated_into_the_contracts_file(place):

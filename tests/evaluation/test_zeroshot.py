@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from mimcore.errors import UserError
 from mimcore.evaluation import frozen as disk
-from mimcore.evaluation import zeroshot
+from mimcore.evaluation import prompts, zeroshot
 from mimcore.evaluation.features import FeaturesConfig, extract
 from mimcore.evaluation.frozen import Frozen, Split
 from mimcore.evaluation.task import NotApplicable
@@ -85,7 +85,7 @@ def test_vectors_that_name_the_classes_are_all_right(
     vectors = load_text(run).encode([f"the {name}" for name in NAMES]).numpy()
     test = Split(data.test.rows, {"projected": vectors[np.array(data.test.rows["label"])]})
     config = zeroshot.Config(features="x", templates=("the {}",))
-    monkeypatch.setattr(zeroshot, "BATCH", 3)
+    monkeypatch.setattr(prompts, "BATCH", 3)
     found = zeroshot.probe(Frozen(data.train, test, NAMES), config, context(tmp_path, run=run))
     assert (found["top1"].value, found["top5"].value) == (1.0, 1.0)
 

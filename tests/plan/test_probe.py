@@ -91,6 +91,20 @@ def test_a_task_that_trains_counts_three_times_forward() -> None:
     assert probe == Counted()
 
 
+def test_corruptions_and_shifted_images_count() -> None:
+    """A test image is seen clean and under 15 corruptions in 5 severities; one of a shifted pool once."""
+    options = {"module": "robustness", "pool": "p", "shifted": ["q"]}
+    stage = Stage("evaluate", "r", (), {"task": options, "run": RUN}, (100, 50, 30))
+    probed = Counter()(stage)
+    assert probed.images == 100 + 76 * 50 + 30
+    tuning = {"head": "finetune", "finetune": {"images_seen": 400, "batch_size": 4, "precision": "bfloat16"}}
+    stage = Stage("evaluate", "r", (), {"task": options | tuning, "run": RUN}, (100, 50, 30))
+    tuned = Counter()(stage)
+    assert tuned.images == 400 + 76 * 50 + 30
+    assert tuned.flops / probed.flops == pytest.approx((3 * 400 + 76 * 50 + 30) / (100 + 76 * 50 + 30))
+    assert tuned.precision == "bfloat16"
+
+
 def test_features_keep_the_mean_and_the_class_token_of_each_image() -> None:
     _, features, *_ = (Counter()(stage) for stage in stages())
     assert features.stored_bytes == 150 * 2 * 32 * 4

@@ -1,0 +1,115 @@
+"""Zero-shot classification where no image has a label: an image's class is what words its caption has.
+
+As in ``zeroshot``, an image is of the class whose prompts lie nearest (Radford et al. 2021, section 3.1). Captions name classes unevenly,
+and an encoder that knows nothing may still favour frequent ones. So the share of right answers stands beside that of the same answers
+dealt to the images at random, whose mean and variance over all permutations are known (Hoeffding 1951, 'A combinatorial central limit
+theorem', theorem 1).
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+
+from mimcore.artifacts import write_json
+from mimcore.errors import UserError
+from mimcore.evaluation.frozen import Frozen, ProbeConfig
+from mimcore.evaluation.prompts import name_vectors, one_place_each
+from mimcore.evaluation.task import Context, Metric, Needs, NotApplicable, Value, accuracy
+from mimcore.models.text import DESCRIPTION, load_text
+
+METRICS = {
+    "top1": Metric("Top-1 accuracy over words of captions"),
+    "dealt": Metric("Top-1 accuracy of the same answers, dealt at random", floor=0.0),
+    "beyond_chance": Metric("Top-1 accuracy beyond that of answers dealt at random", floor=None),
+}
+PIXELS = False
+NEEDS: Needs = "captions"
+
+
+class Config(ProbeConfig):
+    """Options of zero-shot classification over the words of captions."""
+
+    #: Names of the classes to the words that stand for them in captions, in lower case; the prompts have these words as well.
+    words: dict[str, tuple[str, ...]] = Field(min_length=2)
+    #: Prompts with '{}' where the word stands; a class's vector is the mean over its words and these.
+    templates: tuple[str, ...] = ("a photo of a {}",)
+
+    @field_validator("templates")
+    @classmethod
+    def _with_a_place(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not one_place_each(value):
+            raise ValueError("at least one is needed, and each must have '{}' once, where the word stands")
+        return value
+
+    @field_validator("words")
+    @classmethod
+    def _apart(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        every = [word for words in value.values() for word in words]
+        if not all(value.values()) or not all(re.fullmatch(r"[^\W\d_]+", w) and w == w.lower() for w in every):
+            raise ValueError("each class needs words, single and in lower case")
+        if twice := sorted({word for word in every if every.count(word) > 1}):
+            raise ValueError(f"'{twice[0]}' stands for two classes")
+        return value
+
+
+def named_class(caption: str | None, words: Mapping[str, Sequence[str]]) -> int | None:
+    """The number of the one class that a caption names by a whole word; None where it names none, or several."""
+    said = set(re.findall(r"[^\W\d_]+", (caption or "").lower()))
+    found = [number for number, names in enumerate(words.values()) if said.intersection(names)]
+    return found[0] if len(found) == 1 else None
+
+
+def dealt(answers: np.ndarray, truth: np.ndarray, classes: int) -> tuple[float, float]:
+    """Mean and standard deviation of the accuracy of ``answers``, int64 ``(N,)``, over all permutations of ``truth``, ``(N,)``."""
+    count = len(truth)
+    given, true = (np.bincount(numbers, minlength=classes).astype(float) for numbers in (answers, truth))
+    equal = float(given @ true)
+    # Hits are the sum of c(i, p(i)), c 1 where answer i is truth p(i); the variance is that of c centred by rows and columns.
+    spread = equal - float(given @ true**2 + true @ given**2) / count + equal**2 / count**2
+    return equal / count**2, math.sqrt(max(0.0, spread) / max(1, count - 1)) / count
+
+
+def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value]:
+    """Accuracy on the test images whose captions name one class, and what chance gives.
+
+    The error of ``dealt`` and of ``beyond_chance`` is the spread over permutations. Writes ``words.json``: of each class, how many of
+    its images are right.
+
+    Raises:
+        NotApplicable: the run has no text tower.
+        UserError: fewer than two classes are named in the test images' captions.
+    """
+    if context.run is None or not (context.run / DESCRIPTION).is_file():
+        raise NotApplicable("the run has no text tower")
+    classes = [named_class(caption, config.words) for caption in features.test.rows["caption"].to_pylist()]
+    rows = [row for row, number in enumerate(classes) if number is not None]
+    truth = np.array([classes[row] for row in rows], np.int64)
+    if len(set(truth.tolist())) < 2:
+        raise UserError(
+            f"{context.where}.words: the captions of the {len(classes)} test images name {len(set(truth.tolist()))} of the"
+            f" {len(config.words)} classes; give words that they have, or more test images."
+        )
+    tower = load_text(context.run).to(context.device)
+    means = [
+        name_vectors(tower, words, config.templates, context).mean(dim=0, keepdim=True)
+        for words in config.words.values()
+    ]
+    vectors = torch.nn.functional.normalize(torch.cat(means), dim=-1)
+    images = torch.tensor(features.test.arrays["projected"][rows], device=context.device)
+    answers = (images @ vectors.T).argmax(dim=1).cpu().numpy()
+    top1 = accuracy(torch.from_numpy(answers == truth))
+    counts = {
+        name: {"images": int((truth == number).sum()), "right": int((answers[truth == number] == number).sum())}
+        for number, name in enumerate(config.words)
+    }
+    write_json(context.folder / "words.json", {"images": len(rows), "classes": counts})
+    mean, deviation = dealt(answers, truth, len(config.words))
+    return {
+        "top1": top1,
+        "dealt": Value(mean, deviation),
+        "beyond_chance": Value(top1.value - mean, deviation),
+    }
