@@ -44,6 +44,8 @@ class Trained(nn.Module):
     run, such as a vocabulary.
     """
 
+    #: A module of timm.
+    encoder: Any
     #: The loss is no mean over images, so that a batch cannot go through the model in parts.
     whole_batch: bool = False
     #: A whole batch over several ranks is no matter: the objective gathers what its loss needs of the others' images.

@@ -4,7 +4,7 @@ Every study can run on it with nothing to fetch. Scene number i of a split is th
 larger pool only adds; the digits of the validation split come from other handwriting than those of the training split.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from mimcore.data.files import Files
 from mimcore.data.formats._rendered import Kind, RenderedConfig, list_rendered, render
@@ -47,7 +47,7 @@ def prepare(config: Config, files: Files) -> None:
 
 
 def _kind(config: Config) -> Kind:
-    told = {"version": VERSION, "seed": config.seed, "image_size": config.image_size}
+    told: dict[str, Any] = {"version": VERSION, "seed": config.seed, "image_size": config.image_size}
     told |= {} if config.label == "digit" else {"label": config.label}
     size, seed, label = config.image_size, config.seed, config.label
     return Kind("mimcore digits", told, TRUTH, "jpg", lambda split: Renderer(size, seed, split, label))
