@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -65,22 +65,6 @@ class Rows(Protocol):
         """Rows of the index, a ``pyarrow.Table``."""
 
 
-class Classified(Protocol):
-    """Images to train and test on, whatever is given of them beside their rows."""
-
-    @property
-    def train(self) -> Rows:
-        """To train on."""
-
-    @property
-    def test(self) -> Rows:
-        """To test on."""
-
-    @property
-    def classes(self) -> list[str] | None:
-        """Names of the values of ``label``, where the pool knows them."""
-
-
 class Images(Encoded, Protocol):
     """The images of one split of a pool, as ``mimcore.data`` offers them; safe to call from several threads."""
 
@@ -97,9 +81,12 @@ class Images(Encoded, Protocol):
         """Decode to uint8 ``(3, H, W)``, at the original size."""
 
 
+R = TypeVar("R", bound=Rows, covariant=True)
+
+
 @dataclass(frozen=True)
-class Data:
-    """The images that a task trains and tests on.
+class Parts(Generic[R]):
+    """What is trained and tested on, in whatever form.
 
     Attributes:
         train: part of the pool's ``train`` split.
@@ -108,10 +95,14 @@ class Data:
         box_classes: names of the values of ``box_labels``, where the pool knows them.
     """
 
-    train: Images
-    test: Images
+    train: R
+    test: R
     classes: list[str] | None = None
     box_classes: list[str] | None = None
+
+
+class Data(Parts[Images]):
+    """The images that a task trains and tests on."""
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -181,7 +172,7 @@ def labels_of(images: Rows) -> Tensor:
     return torch.tensor(images.rows["label"].to_numpy(), dtype=torch.int64)
 
 
-def class_count(data: Classified, where: str) -> int:
+def class_count(data: Parts[Rows], where: str) -> int:
     """Count the classes: the pool's names, or one more than the largest label where it names none.
 
     Raises:

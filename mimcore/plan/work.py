@@ -121,10 +121,10 @@ class Counter:
         forward = self._encoder(model_of(definition), getattr(config, "image_size", None))
         precision = str(getattr(config, "precision", "float32"))
         if isinstance(config, Recipe):
-            # A clip is several images' worth, and is tested several times; attention between them is left out.
+            # A clip is several images' worth; attention between them is left out. Some tasks train, or test an image, several times.
             seen, test = (
                 count * getattr(config, "encoded", 1)
-                for count in (config.images_seen, test * getattr(config, "views", 1))
+                for count in (config.images_seen * getattr(config, "repeats", 1), test * getattr(config, "views", 1))
             )
             images, passes = seen + test, 3 * seen + test
         else:
