@@ -96,7 +96,7 @@ def test_the_images_are_those_of_the_frozen_task(tmp_path, monkeypatch):
     assert [len(images) for images in trained] == [10] * 3 + [50] * 3
 
 
-@pytest.mark.parametrize(("options", "least"), zip(ADAPTERS, (0.3, 0.35), strict=True))
+@pytest.mark.parametrize(("options", "least"), list(zip(ADAPTERS, (0.3, 0.35), strict=True)))
 def test_more_shots_are_better(options, least, tmp_path):
     config = short(shots=(1, 10), images_seen=320, base_learning_rate=0.2, **options)
     found = fewshot_adapter.evaluate(encoder(), config, digit_data(400, 200), context(tmp_path))
