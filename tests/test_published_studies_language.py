@@ -43,17 +43,17 @@ def test_mini_is_full_in_small(paper):
         assert {n: full.module(kind, n) for n in full.definitions[kind]} == {
             n: mini.module(kind, n) for n in mini.definitions[kind]
         }
-    assert (full.grid.objectives, full.grid.probes, full.grid.tasks) == (
-        mini.grid.objectives,
-        mini.grid.probes,
-        mini.grid.tasks,
-    )
+    assert (full.grid.probes, full.grid.tasks) == (mini.grid.probes, mini.grid.tasks)
     assert {chain(full, run) for run in full.runs} == {chain(mini, run) for run in mini.runs}
-    margins = [
-        {name: {k: v for k, v in claim.items() if k != "margin"} for name, claim in study.fit["claims"].items()}
+    # How much is too much, and what the sample is, depends on the images and the seeds at hand.
+    asked, claimed = (
+        {
+            name: {k: v for k, v in claim.items() if k not in ("margin", "over")}
+            for name, claim in study.fit["claims"].items()
+        }
         for study in (full, mini)
-    ]
-    assert margins[0] == margins[1]
+    )
+    assert asked == claimed
 
 
 def test_singhs_models():

@@ -3,7 +3,7 @@
 Chen et al. 2022 ('Context autoencoder') introduce it, since what predicts patches trains no token that stands for the image. The block and
 the recipe are those of V-JEPA's released code (Bardes et al. 2024, ``AttentiveClassifier`` and its ImageNet configuration): the query
 attends to all patches, without a projection after the attention, and its result passes a residual MLP of four times the width. The
-encoder is not trained; images are cropped and mirrored at random.
+encoder is not trained; images are cropped and mirrored at random, without V-JEPA's AutoAugment and erasing.
 """
 
 import math
@@ -29,7 +29,9 @@ NEEDS: Needs = "labels"
 
 
 class Config(CropOptions, FrozenRecipe):
-    """Options of attentive probing; defaults without a source of their own are V-JEPA's for ImageNet, of 20 epochs."""
+    """Options of attentive probing; defaults without a source of their own are V-JEPA's for ImageNet, of 20 epochs
+    (``configs/evals/vitl16_in1k.yaml``).
+    """
 
     batch_size: int = Field(1024, ge=1)
     #: Peak learning rate, at whatever batch.

@@ -1,7 +1,7 @@
 """Object detection: the encoder under ViTDet's simple feature pyramid (Li et al. 2022), fine-tuned end to end.
 
-Of the paper's recipe two things differ: attention is global in every block, and the learning rate falls by a cosine
-instead of two steps (``decay: milestones`` has these).
+Of the paper's recipe these differ: attention is global in every block and has no relative positions, the learning rate falls by a
+cosine instead of two steps (``decay: milestones`` has these), and the heads are torchvision's.
 """
 
 from collections.abc import Iterator

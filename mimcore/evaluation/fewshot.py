@@ -1,4 +1,4 @@
-"""Few-shot: logistic regression on a few images of each class, over several draws of them (Singh et al. 2023, section 4).
+"""Few-shot: logistic regression on a few images of each class, over several draws of them (Singh et al. 2023, section 4.4).
 
 The mean over draws is what is reported, as there (5 splits, 5 seeds). Features are standardised by all training images, whose labels that
 does not need.

@@ -1,6 +1,6 @@
 """Few-shot with an adapter: a few images of each class train small parts in a frozen encoder, and a linear classifier on it.
 
-Singh et al. 2023 (section 4) report few shots with linear classifiers and with adapters; of LoRA, AdaptFormer and visual prompt tuning
+Singh et al. 2023 (section 4.4) report few shots with linear classifiers and with adapters; of LoRA, AdaptFormer and visual prompt tuning
 (VPT) the last was their best. Offered are VPT with prompts in every block (Jia et al. 2022, VPT-deep) and LoRA (Hu et al. 2021). The
 images are those of ``fewshot``.
 """

@@ -2,7 +2,7 @@
 
 Features are standardised as by MAE's batch norm without affine (He et al. 2022, appendix A.1). The recipe there, LARS
 on augmented images for 90 epochs, is not used: on features computed once the problem is convex, and L-BFGS solves it in
-seconds, the same way each time, with one penalty to choose (as the probes of Kornblith et al. 2019, section A.5, and
+seconds, the same way each time, with one penalty to choose (as the probes of Kornblith et al. 2019, and of
 CLIP, Radford et al. 2021, appendix A.3). Numbers are a little below those of a probe trained with augmentation.
 """
 

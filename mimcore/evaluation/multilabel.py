@@ -1,8 +1,8 @@
 """Several labels to an image: a logistic regression for each tag, and the mean of their average precisions.
 
 Classifiers are linear, one against the rest, as in the probes of Pascal VOC (Goyal et al. 2019, 'Scaling and benchmarking
-self-supervised visual representation learning', section 4.1, with support vector machines there). Average precision is the area
-under the steps of precision over recall, without interpolation.
+self-supervised visual representation learning', and VISSL's benchmark ``voc07``, with support vector machines there). Average
+precision is the area under the steps of precision over recall, without interpolation.
 """
 
 from collections.abc import Sequence

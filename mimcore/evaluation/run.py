@@ -1,8 +1,10 @@
 """Stages ``evaluate`` and ``floor``: what a run is worth on a task, and what costs nothing is worth on it."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 import pyarrow.parquet as pq
 import torch
@@ -13,7 +15,7 @@ from mimcore.data.loader import Images
 from mimcore.definition import resolve
 from mimcore.evaluation.features import Pixels
 from mimcore.evaluation.job import Job, about, measure
-from mimcore.evaluation.task import Data, TaskConfig, seed_number, seeded
+from mimcore.evaluation.task import Context, Data, NotApplicable, TaskConfig, seed_number, seeded
 from mimcore.models import encoder as encoders
 from mimcore.models.encoder import Encoder
 
@@ -29,15 +31,18 @@ def evaluate_run(run_name: str, run: Path, job: Job) -> dict[str, Any]:
         job: everything else.
 
     Returns:
-        What ``metrics.json`` holds.
+        What ``metrics.json`` holds; of a run that left its encoder as it was, that the task is not repeated.
 
     Raises:
         UserError: any mistake in the options, the pool or the run.
     """
     inputs = {"encoder": file_digest(run / "encoder.safetensors"), **job.digests()}
     record = Provenance(job.provenance, f"evaluate {run_name} {job.name}", job.definition, inputs)
+    seed = str(job.definition["run"]["seed"])
     with record:
-        return _measure({"run": encoders.load(run)}, job, record, str(job.definition["run"]["seed"]), run)
+        if origin := read_json(run / "metrics.json").get("encoder_of"):
+            return measure(job, task_of(job), {"run": partial(_refer_to, origin)}, seed, run)
+        return _measure({"run": encoders.load(run)}, job, record, seed, run)
 
 
 def evaluate_floor(model_name: str, job: Job, seed: str = "s0") -> dict[str, Any]:
@@ -57,7 +62,7 @@ def evaluate_floor(model_name: str, job: Job, seed: str = "s0") -> dict[str, Any
     record = Provenance(job.provenance, f"floor {model_name} {job.name}", job.definition, job.digests())
     with record:
         subjects = floors(model_name, job.definition["model"], seed)
-        if not registry.load("task", job.definition["task"]["module"]).PIXELS:
+        if not task_of(job).PIXELS:
             subjects.pop("pixels")
         return _measure(subjects, job, record, seed, None)
 
@@ -81,10 +86,19 @@ def data_of(job: Job, subject: Encoder | Pixels) -> Data:
     return Data(train, test, card["classes"], card["box_classes"])
 
 
+def task_of(job: Job) -> ModuleType:
+    """The module of the task."""
+    return registry.load("task", str(job.definition["task"]["module"]))
+
+
+def _refer_to(origin: str, context: Context) -> NoReturn:
+    raise NotApplicable(f"its encoder is that of '{origin}', bit for bit: see what that run is worth")
+
+
 def _measure(subjects: Subjects, job: Job, record: Provenance, seed: str, run: Path | None) -> dict[str, Any]:
     """Evaluate each subject and write the artifact."""
-    options = dict(job.definition["task"])
-    task = registry.load("task", options.pop("module"))
+    task = task_of(job)
+    options = {name: value for name, value in job.definition["task"].items() if name != "module"}
     config: TaskConfig = resolve(task.Config, options, f"tasks.{job.name}")
     data = data_of(job, next(iter(subjects.values())))
     record.record |= {"resolved": {"task": config.model_dump(mode="json")}} | about(job)

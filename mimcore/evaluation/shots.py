@@ -1,4 +1,4 @@
-"""A few images of each class, drawn at random several times: what the few-shot tasks share (Singh et al. 2023, section 4).
+"""A few images of each class, drawn at random several times: what the few-shot tasks share (Singh et al. 2023, section 4.4).
 
 The draws are the same for every run and every such task, so that two of them are compared on the same images, and nested over the
 number of shots.
@@ -21,9 +21,9 @@ SHOTS = (10, 5, 1, 2, 4, 8, 16)
 class ShotsOptions(Definition):
     """Options that say which images are drawn."""
 
-    #: Images of each class: those of Singh et al. 2023, table 1.
+    #: Images of each class (Singh et al. 2023, table 4).
     shots: tuple[int, ...] = (1, 5, 10)
-    #: Draws of the images (5: ibid., section 4).
+    #: Draws of the images (5: ibid., section 4.4).
     draws: int = Field(5, ge=2)
 
     @field_validator("shots")

@@ -19,7 +19,7 @@ from mimcore.errors import UserError
 
 Precision = Literal["float32", "bfloat16"]
 
-#: ``mean`` over the patches (MAE's global pooling, He et al. 2022, section 5) or the class token (``cls``).
+#: ``mean`` over the patches (MAE's global pooling, He et al. 2022, appendix A.1) or the class token (``cls``).
 Pooling = Literal["mean", "cls"]
 
 #: What a task wants to know of every image of its pool.

@@ -13,7 +13,7 @@ from mimcore.models.patches import patchify
 
 
 class HogOptions(Definition):
-    """The defaults are MaskFeat's (Wei et al. 2022, 'Masked Feature Prediction', 'Target features'; released code)."""
+    """The defaults are MaskFeat's (Wei et al. 2022, 'Masked Feature Prediction', 'Target features'; ``HOGLayerC`` of SlowFast)."""
 
     kind: Literal["hog"]
     #: Bins of the histogram over half a turn.

@@ -20,7 +20,7 @@ from mimcore.models.targets import TargetOptions
 
 
 class JointOptions(MaskingOptions, TargetOptions):
-    """Options of hiding and predicting; the defaults are M3AE's (Geng et al. 2022, released code)."""
+    """Options of hiding and predicting; the defaults are M3AE's (Geng et al. 2022, appendix, table 2, and released code)."""
 
     #: Part of the mask units of an image that is hidden.
     mask_ratio: float = Field(0.75, gt=0, lt=1)
@@ -30,8 +30,8 @@ class JointOptions(MaskingOptions, TargetOptions):
     norm_pix_loss: bool = False
     #: Weight of the error of the hidden patches.
     image_loss_weight: float = Field(1.0, ge=0)
-    #: Weight of the cross-entropy of the hidden tokens.
-    text_loss_weight: float = Field(0.1, ge=0)
+    #: Weight of the cross-entropy of the hidden tokens (the released command of pretraining; the flag's own default is 0.1).
+    text_loss_weight: float = Field(0.5, ge=0)
     #: Width of the decoder's tokens.
     decoder_embed_dim: int = Field(512, ge=16, multiple_of=4)
     #: Blocks of the decoder.

@@ -105,6 +105,11 @@ class Trained(nn.Module):
         """Write what tasks need beside the encoder, such as a text tower, into the run artifact."""
 
 
+def left_as_it_was(objective: Trained) -> bool:
+    """Whether no weight of the encoder is trained, as in LiT (Zhai et al. 2022)."""
+    return not any(parameter.requires_grad for parameter in objective.encoder.parameters())
+
+
 def drawn_for(objective: Trained, batch: int, generator: Generator, rows: pa.Table | None = None) -> Drawn:
     """Draw for a batch and read its rows.
 

@@ -13,7 +13,8 @@ from mimcore.models.encoding import encode_patches
 from mimcore.models.families import Module
 from mimcore.models.patches import patchify
 
-#: ``map``: attention of a learned query (Zhai et al. 2022, 'Scaling Vision Transformers', section 4.2; Lee et al. 2019); ``gap``
+#: ``map``: attention of a learned query (Zhai et al. 2022, 'Scaling Vision Transformers', section 3.2, with the encoder's number of heads;
+#: Lee et al. 2019); ``gap``
 #: and ``max``: mean and maximum over the patches; ``cls``: the class token.
 Kind = Literal["map", "gap", "max", "cls"]
 

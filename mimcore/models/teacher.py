@@ -41,7 +41,8 @@ class RunOptions(LayerOptions):
 class TimmOptions(pretrained.TimmOptions, LayerOptions):
     """A model of timm, such as CLIP's, DINO's or EVA's encoders.
 
-    The targets of EVA are the last layer of CLIP's image encoder after its last norm (Fang et al. 2023, section 2), the defaults here.
+    The defaults are the last layer after its last norm: the target of EVA is CLIP's (Fang et al. 2023), whose released code also projects
+    it into the space of the texts (``EVA-01/eva/clip/model.py``), which is not done here.
     """
 
     kind: Literal["timm"]
@@ -56,15 +57,16 @@ class AverageOptions(LayerOptions):
     kind: Literal["average"]
     #: The mean of the last six blocks (section 4.1, 'Computer vision').
     layers: int | tuple[int, ...] = 6
-    #: Outputs of the blocks as they are (released code, ``layer_results='end'``).
+    #: Outputs of the blocks as they are (released commands for images, ``--layer_results end``).
     final_norm: bool = False
     #: Of each block, without weights (section 3.3, 'Targets').
     layer_normalization: Normalization = "layer"
-    #: Part of the average that a step keeps at first, tau_0: constant in the released recipes for images, 0.999 for text and speech.
+    #: Part of the average that a step keeps at first, tau_0: constant for images (section 4.1), 0.999 for speech and text (4.2, 4.3).
     decay_start: float = Field(0.9998, ge=0, le=1)
-    #: Part that it keeps after ``decay_steps``, tau_e: 0.9998 for ViT-B and ViT-L (released recipes), 0.9999 for text and speech.
+    #: Part that it keeps after ``decay_steps``, tau_e: 0.9998 for images, but 0.9999 in the second 800 epochs of ViT-L (section 4.1), and
+    #: 0.9999 for speech and text.
     decay_end: float = Field(0.9998, ge=0, le=1)
-    #: Steps over which the one becomes the other on a straight line, tau_n.
+    #: Steps over which the one becomes the other on a straight line, tau_n: 30,000 for speech, 100,000 for text.
     decay_steps: int = Field(0, ge=0)
 
     def decay(self, step: int) -> float:

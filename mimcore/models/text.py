@@ -28,16 +28,16 @@ TEXT, PROJECTION, DESCRIPTION = "text.safetensors", "projection.safetensors", "t
 
 
 class TextOptions(TokenizerOptions):
-    """Options of a text tower; the defaults are CLIP's beside a ViT-B (Radford et al. 2021, table 19)."""
+    """Options of a text tower; the defaults are CLIP's beside a ViT-B (Radford et al. 2021, table 20)."""
 
     text_width: int = Field(512, ge=16)
     text_depth: int = Field(12, ge=1)
     text_num_heads: int = Field(8, ge=1)
     #: Each token attends to those before it only (section 2.4); else to all of its text.
     causal: bool = True
-    #: Width of the space that both towers are projected into (table 19: 512 beside ViT-B, 768 beside ViT-L).
+    #: Width of the space that both towers are projected into (table 20: 512 beside ViT-B, 768 beside ViT-L).
     projection_dim: int = Field(512, ge=1)
-    #: Attention pooling in Weers et al. 2023, who compare ``gap`` and ``max``; CLIP's own ViT has ``cls`` (section 2.4).
+    #: Attention pooling in Weers et al. 2023, who compare ``gap`` and ``max``; CLIP's own ViT has ``cls`` (released code).
     pooling: Kind = "cls"
 
     @model_validator(mode="after")

@@ -37,17 +37,18 @@ class VocabularyOptions(Definition):
     #: Column that the tags come from: ``tags``; ``label``, one tag an image; or ``caption``, whose words of three letters or more are
     #: taken, in lower case, without English function words. The paper's are hashtags.
     tags_from: Literal["tags", "label", "caption"] = "tags"
-    #: Names that stand for another, such as synonyms for their synset (Singh et al. 2022, SWAG, section 3; there by WordNet).
+    #: Names that stand for another, such as synonyms for their synset (WordNet's in SWAG: Singh et al. 2023, section 4.1).
     aliases: dict[str, str] = Field(default_factory=dict)
     #: A tag of fewer images of the subset is not learned.
     min_images: int = Field(1, ge=1)
     #: Nor is one of a larger part of all images, such as a word that every caption has.
     max_frequency: float = Field(1.0, gt=0, le=1)
-    #: The most frequent tags are kept, so many (28K in Singh et al. 2023, section 3).
+    #: The most frequent tags are kept, so many (28K in Singh et al. 2023, section 4.1).
     max_tags: int = Field(28_000, ge=1)
-    #: Images are shown max(1, sqrt(t / f)) times as often, with f the part of all images that have their rarest tag (Mahajan et al. 2018;
-    #: Gupta et al. 2019, LVIS, section 4.2). With t = 1 it is the inverse square root of SWAG (section 3) for all tags; None shows
-    #: all images alike.
+    #: Images are shown max(1, sqrt(t / f)) times as often, with f the part of all images that have their rarest tag (Gupta et al. 2019,
+    #: LVIS, appendix B.2; Detectron2's ``RepeatFactorTrainingSampler``). With t = 1 all tags count by their inverse square root; None
+    #: shows all images alike. SWAG resamples 3.6B images to 5B, Singh et al. 2023 (section 4.1) 3B to 5B: that they do so by the
+    #: inverse square root, as Mahajan et al. 2018, could not be checked.
     resampling_threshold: float | None = Field(1.0, gt=0, le=1)
 
 

@@ -24,15 +24,16 @@ from mimcore.models.whole_batch import Embedded
 
 
 class Config(TowerOptions, MaskingOptions, ObjectiveOptions):
-    """Options of CLIP; the defaults are the paper's (sections 2.3 to 2.5, tables 18 and 19).
+    """Options of CLIP; the defaults are the paper's (sections 2.3 to 2.5, tables 18 and 20).
 
     Its schedule (table 18): batches of 32,768, 2,000 steps of warmup, decay 0.2, Adam with 0.98 as the second beta and epsilon
-    1e-6 for ViTs, a cosine of 32 epochs, and random square crops alone, whose learning rate is 5e-4 for ViT-B (table 19).
+    1e-6 for ViTs, a cosine of 32 epochs, and random square crops alone; the learning rate is 5e-4 for ViT-B (table 20).
     """
 
-    #: Part of the image's mask units that the encoder does not see in training: 0 in CLIP; FLIP's 0.5 (section 4.1) costs half.
+    #: Part of the image's mask units that the encoder does not see in training: 0 in CLIP; FLIP's 0.5 (its released configurations)
+    #: costs half.
     mask_ratio: float = Field(0.0, ge=0, lt=1)
-    #: Leave the image encoder as it is, for a second phase of ``use: weights``: LiT's setting 'Lu' (section 4).
+    #: Leave the image encoder as it is, for a second phase of ``use: weights``: LiT's setting 'Lu' (section 3.3).
     freeze_image: bool = False
 
 

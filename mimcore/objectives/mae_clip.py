@@ -1,6 +1,6 @@
 """MAE-CLIP: CLIP's loss, and a decoder that predicts hidden patches and hidden tokens from what both towers see of the pair.
 
-Weers et al. 2023, 'Masked Autoencoding Does Not Help Natural Language Supervision at Scale', section 3. Dong et al. 2023, 'MaskCLIP', and
+Weers et al. 2023, 'Masked Autoencoding Does Not Help Natural Language Supervision at Scale'. Dong et al. 2023, 'MaskCLIP', and
 Mu et al. 2022, 'SLIP', put self-supervision beside CLIP likewise.
 """
 

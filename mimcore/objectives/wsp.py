@@ -1,7 +1,8 @@
 """Weakly supervised pretraining: predict the tags of an image.
 
-Singh et al. 2022, 'Revisiting Weakly Supervised Pre-Training of Visual Perception Models' (SWAG), section 3; Singh et al. 2023, 'The
-Effectiveness of MAE Pre-Pretraining for Billion-Scale Pretraining', section 3, as a second phase after MAE.
+Singh et al. 2022, 'Revisiting Weakly Supervised Pre-Training of Visual Perception Models' (SWAG); Singh et al. 2023, 'The Effectiveness of
+MAE Pre-Pretraining for Billion-Scale Pretraining', section 3, as a second phase after MAE: cross-entropy, with hashtags for labels.
+That each of k tags has a target of 1/k is as in Mahajan et al. 2018, by memory: no source at hand says it of either.
 """
 
 from collections.abc import Mapping
@@ -59,7 +60,7 @@ class Objective(Trained):
         self.pooling = Pooling(config.pooling, encoder.module)
         outputs = len(self.vocabulary.names) if self.vocabulary else config.max_tags
         self.head = nn.Linear(encoder.module.num_features, outputs)
-        nn.init.zeros_(self.head.weight)  # Dosovitskiy et al. 2021, released code
+        nn.init.zeros_(self.head.weight)  # Dosovitskiy et al. 2021, released code (``head_zeroinit`` of big_vision)
         nn.init.zeros_(self.head.bias)
 
     def draw(self, batch: int, generator: Generator) -> dict[str, Tensor]:

@@ -111,9 +111,12 @@ class Counter:
 
     def _task(self, stage: Stage) -> Counted:
         """Of a task that trains the encoder forward and backward (three times forward: Kaplan et al. 2020, section 2.1), heads
-        left out; of another task one pass over its images.
+        left out; of another task one pass over its images. A phase that left its encoder as it was is not measured once more.
         """
         definition = stage.definition or {}
+        run = definition.get("run", {})
+        if run.get("use") == "weights" and self.cost(run).left:
+            return Counted()
         options = dict(definition["task"])
         task = registry.load("task", options.pop("module"))
         config = resolve(task.Config, options, "tasks")

@@ -13,7 +13,7 @@ from mimcore.definition import resolve
 from mimcore.models import encoder as encoders
 from mimcore.models import families
 from mimcore.models.encoder import Encoder
-from mimcore.models.objective import NOTHING, Given, drawn_for, moved
+from mimcore.models.objective import NOTHING, Given, drawn_for, left_as_it_was, moved
 from mimcore.training.randomness import generator
 
 
@@ -25,13 +25,15 @@ class Cost:
         training: operations of forward and backward for one image.
         forward: of forward alone, as in validation.
         encoder_params: weights that the run artifact keeps.
-        params: weights that are trained, decoder and all.
+        params: weights of the whole model, decoder and all.
+        left: whether the encoder is left as it was.
     """
 
     training: float
     forward: float
     encoder_params: int
     params: int
+    left: bool
 
 
 def training_flops_per_image(objective: Any, encoder: Encoder, images: torch.Tensor) -> float:
@@ -69,6 +71,7 @@ def trace(model: Mapping[str, Any], objective: Mapping[str, Any], given: Given =
         encoder = encoders.build(resolve(encoders.Config, model, "models"))
         target = module.Objective(encoder, resolve(module.Config, options, "objectives"), given)
         images = torch.empty(1, encoder.channels, *encoders.sides(encoder.image_size), dtype=torch.uint8)
+    left = left_as_it_was(target)
     training = training_flops_per_image(target, encoder, images)
     drawn = moved(drawn_for(target, 1, generator("flops", "mask")), images.device)
     target.requires_grad_(
@@ -81,6 +84,7 @@ def trace(model: Mapping[str, Any], objective: Mapping[str, Any], given: Given =
         forward=float(counter.get_total_flops()),
         encoder_params=sum(p.numel() for p in encoder.module.parameters()),
         params=sum(p.numel() for p in target.parameters()),
+        left=left,
     )
 
 

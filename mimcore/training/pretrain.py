@@ -19,7 +19,7 @@ from mimcore.definition import resolve
 from mimcore.errors import UserError
 from mimcore.models import encoder as encoders
 from mimcore.models.continued import other_weights, save_objective
-from mimcore.models.objective import Given
+from mimcore.models.objective import Given, left_as_it_was
 from mimcore.training.checkpoint import Checkpoints
 from mimcore.training.flops import training_flops_per_image
 from mimcore.training.live import Watch
@@ -70,7 +70,7 @@ def pretrain(
         after: of a phase, the folder of the run that it follows; the definition has ``use`` and, as ``after``, that run's definition.
 
     Returns:
-        What ``metrics.json`` holds.
+        What ``metrics.json`` holds; of a phase that trains no weight of the encoder, ``encoder_of`` names the run whose encoder it is.
 
     Where the environment tells of ranks (``torchrun``), each calls this, and the first writes.
 
@@ -92,6 +92,8 @@ def pretrain(
             tables = _tables(definition, pool, subset, root, execution)
             run, flops = _train(definition, tables, folder, root, execution, device, ranks, progress, given, after)
             metrics = summarize(run, definition, len(tables["train"]), flops)
+            if after is not None and definition["use"] == "weights" and left_as_it_was(run.objective):
+                metrics["encoder_of"] = after.name
             finished = run.finished(definition)
             if ranks.first:
                 _write(output, finished, definition, metrics, tables["val"], folder)

@@ -97,6 +97,23 @@ def check_tags(row: dict[str, Any], order: list[int], masks: list[Any], pixels: 
     assert 1 <= len(colours) <= len(masks)
 
 
+def test_a_label_can_be_the_colour_of_the_digit_that_shows_most(study: Path, tmp_path: Path) -> None:
+    pool = load_pool("coloured", {**OPTIONS, "label": "colour"}, tmp_path)
+    pool.prepare()
+    assert list(pool.classes().labels) == list(_scenes.PALETTE)
+    for split, shards in (("train", "train-*.parquet"), ("val", "val-*.parquet")):
+        told = [
+            row for file in sorted((tmp_path / "data/digits").glob(shards)) for row in pq.read_table(file).to_pylist()
+        ]
+        by_digit = read_split(study / "artifacts/index/digits", split).to_pylist()
+        assert len(told) == len(by_digit)
+        for row, other in zip(told, by_digit, strict=True):
+            assert list(_scenes.PALETTE)[row["label"]] == row["caption"].split()[2]
+            assert {name: row[name] for name in row if name != "label"} == {
+                name: other[name] for name in row if name != "label"
+            }
+
+
 def test_digits_stand_out_from_every_ground() -> None:
     rng = np.random.default_rng(0)
     for _ in range(500):

@@ -34,6 +34,7 @@ def place(tmp_path, monkeypatch):
     """A run, and examples whose images are those of scikit-learn's digits."""
     (tmp_path / "run").mkdir()
     encoders.save(encoder(), tmp_path / "run", {})
+    (tmp_path / "run/metrics.json").write_text("{}")
     (tmp_path / "examples").mkdir()
     for part, first in (("train", 0), ("test", 1000)):
         pq.write_table(digits(first, 120).rows, tmp_path / "examples" / f"{part}.parquet")
@@ -172,3 +173,13 @@ def test_a_missing_table_names_the_cure(place):
     (place / "examples" / "test.parquet").unlink()
     with pytest.raises(UserError, match=r"test\.parquet is missing; bring it up to date"):
         extracted(place)
+
+
+def test_the_encoder_of_another_run_is_not_measured_once_more(place):
+    (place / "run/metrics.json").write_text(json.dumps({"encoder_of": "mae-first"}))
+    definition = {"task": {"module": "robustness", "pool": "digits"}, "run": {"seed": "s0"}}
+    found = stage.evaluate_run("lit", place / "run", job(place, "robustness", definition, "evaluation"))
+    assert found["subjects"] == {}
+    assert "'mae-first'" in found["not_applicable"]
+    assert json.loads((place / "evaluation/metrics.json").read_text()) == found
+    assert (place / "provenance/evaluation.json").is_file()

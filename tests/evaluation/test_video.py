@@ -51,10 +51,14 @@ def run(folder, train, test, subject=None, **options):
 
 
 def test_defaults_are_videomaes_for_kinetics():
+    """Tong et al. 2022, appendix, section 7, the table of fine-tuning, ViT-B; the policy and the least rate of the released code
+    (github.com/MCG-NJU/VideoMAE at 14ef8d8, run_class_finetuning.py:91 and 407)."""
     found = Config(pool="x", images_seen=512)
+    assert (found.batch_size, found.min_learning_rate, round(75 * found.warmup_fraction)) == (512, 1e-6 * 512 / 256, 5)
+    assert found.rand_augment_policy == "rand-m7-n4-mstd0.5-inc1"
     assert (found.frames, found.stride, found.tubelet, found.test_clips, found.test_crops) == (16, 4, 2, 5, 3)
     assert (found.base_learning_rate, found.weight_decay, found.layer_decay, found.drop_path_rate) == (
-        5e-4,
+        1e-3,
         0.05,
         0.75,
         0.1,

@@ -74,6 +74,14 @@ def test_a_run_counts_its_steps_and_its_validations() -> None:
     assert counted.stored_bytes == 4 * cost.encoder_params
 
 
+def test_a_locked_encoder_is_not_measured_once_more() -> None:
+    lit = {"module": "clip", "freeze_image": True, "text_width": 16, "text_depth": 1, "text_num_heads": 2}
+    for objective, counts in ((lit, False), ({**lit, "freeze_image": False}, True)):
+        phase = {**RUN, "objective": objective, "use": "weights", "after": RUN}
+        stage = Stage("evaluate", "e", (), {"task": DETECTION, "run": phase}, (100, 50))
+        assert bool(Counter()(stage).images) is counts
+
+
 def test_a_task_that_trains_counts_three_times_forward() -> None:
     _, features, _, probe, _, tune, floor = (Counter()(stage) for stage in stages())
     assert features.images == 150

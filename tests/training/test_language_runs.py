@@ -137,6 +137,7 @@ def test_a_second_phase_with_a_locked_image_tower_leaves_the_encoder_as_it_was(
     declared = small_run.definition() | phase
     tuned = small_run.train(root, "locked", declared, after=undisturbed.folder, prepared=prepared(root, "clip"))
     assert tuned.bytes()["encoder.safetensors"] == undisturbed.bytes()["encoder.safetensors"]
+    assert tuned.metrics()["encoder_of"] == undisturbed.folder.name
     losses = [
         point["loss"] for point in pq.read_table(tuned.folder / "curve.parquet").to_pylist() if point["split"] == "seen"
     ]

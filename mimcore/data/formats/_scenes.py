@@ -8,7 +8,7 @@ library changes.
 import io
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -89,10 +89,12 @@ class _Draws:
 
 
 class Renderer:
-    """Draws the scenes of one split."""
+    """Draws the scenes of one split; a scene's label is the digit that shows most, or its colour."""
 
-    def __init__(self, image_size: int, seed: int, split: str) -> None:
+    def __init__(self, image_size: int, seed: int, split: str, label: Literal["digit", "colour"] = "digit") -> None:
         from sklearn.datasets import load_digits
+
+        self._label = label
 
         digits = load_digits()
         chosen = hash64([str(sample) for sample in range(len(digits.target))], "handwriting") < VAL_WRITERS * 2.0**64
@@ -130,7 +132,11 @@ class Renderer:
             self._draw_digit(pixels, owner, digits, list(SIZES)[size], colour, draws)
         encoded = io.BytesIO()
         Image.fromarray((pixels + 0.5).astype(np.uint8)).save(encoded, "JPEG", quality=92, subsampling=0)
-        return encoded.getvalue(), {"background": background, "digits": len(digits), **_truth(owner, digits)}
+        return encoded.getvalue(), {
+            "background": background,
+            "digits": len(digits),
+            **_truth(owner, digits, self._label),
+        }
 
     @staticmethod
     def _draws(key: npt.NDArray[np.uint64]) -> _Draws:
@@ -210,7 +216,7 @@ def stroke(sample: npt.NDArray[np.uint8], side: int, angle: float) -> F64:
     return ((np.asarray(turned, np.float64) - 64) / 90).clip(0, 1)
 
 
-def _truth(owner: npt.NDArray[np.int64], digits: list[_Digit]) -> dict[str, Any]:
+def _truth(owner: npt.NDArray[np.int64], digits: list[_Digit], label: str) -> dict[str, Any]:
     """Caption, tags, label, boxes and masks of what is in sight, from the digit that owns each pixel."""
     masks = owner[..., None] == np.arange(len(digits))
     boxes = []
@@ -219,14 +225,15 @@ def _truth(owner: npt.NDArray[np.int64], digits: list[_Digit]) -> dict[str, Any]
         columns = np.flatnonzero(masks[..., number].any(0))
         boxes.append([float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)])
     ranked = sorted(range(len(digits)), key=lambda number: (-digits[number].visible, number))
-    caption = _phrase(digits[ranked[0]])
+    main = digits[ranked[0]]
+    caption = _phrase(main)
     if len(ranked) > 1:
         relation = _relation(boxes[ranked[0]], boxes[ranked[1]])
         caption = f"{caption} {relation} {_phrase(digits[ranked[1]])}"
     return {
         "caption": caption,
         "tags": _tags([digits[number] for number in ranked]),
-        "label": digits[ranked[0]].label,
+        "label": _COLOUR_NAMES.index(main.colour) if label == "colour" else main.label,
         "boxes": boxes,
         "box_labels": [digit.label for digit in digits],
         "box_areas": [float(digit.visible) for digit in digits],

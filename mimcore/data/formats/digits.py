@@ -8,7 +8,7 @@ from typing import Literal
 
 from mimcore.data.files import Files
 from mimcore.data.formats._rendered import Kind, RenderedConfig, list_rendered, render
-from mimcore.data.formats._scenes import NAMES, TRUTH, VERSION, Renderer
+from mimcore.data.formats._scenes import NAMES, PALETTE, TRUTH, VERSION, Renderer
 from mimcore.data.formats.tar import index_tar
 from mimcore.data.pool import Classes, Shard, ShardIndex
 
@@ -18,6 +18,8 @@ class Config(RenderedConfig):
 
     format: Literal["digits"] = "digits"
     path: str = "data/digits"
+    #: What names a scene's class: the digit that shows most or, which a small model learns much sooner, its colour.
+    label: Literal["digit", "colour"] = "digit"
 
 
 def list_shards(config: Config, files: Files) -> list[Shard]:
@@ -31,8 +33,8 @@ def index_shard(config: Config, files: Files, shard: Shard) -> ShardIndex:
 
 
 def classes(config: Config, files: Files) -> Classes:
-    """Digits by name, for the label (the digit that shows most) as for the boxes."""
-    return Classes(list(NAMES), list(NAMES))
+    """Digits by name for the boxes, and digits or colours for the label."""
+    return Classes(list(PALETTE if config.label == "colour" else NAMES), list(NAMES))
 
 
 def prepare(config: Config, files: Files) -> None:
@@ -46,4 +48,6 @@ def prepare(config: Config, files: Files) -> None:
 
 def _kind(config: Config) -> Kind:
     told = {"version": VERSION, "seed": config.seed, "image_size": config.image_size}
-    return Kind("mimcore digits", told, TRUTH, "jpg", lambda split: Renderer(config.image_size, config.seed, split))
+    told |= {} if config.label == "digit" else {"label": config.label}
+    size, seed, label = config.image_size, config.seed, config.label
+    return Kind("mimcore digits", told, TRUTH, "jpg", lambda split: Renderer(size, seed, split, label))

@@ -16,7 +16,7 @@ TEMPORAL_DEPTH = 4
 class Tubelets(nn.Module):
     """Patches of an image encoder that last ``length`` frames.
 
-    The kernel is the image encoder's, repeated over time and divided by ``length`` (Carreira & Zisserman 2017, section 3): a clip
+    The kernel is the image encoder's, repeated over time and divided by ``length`` (Carreira & Zisserman 2017, section 2.4): a clip
     that stands still gives what its frame gave. ``forward`` maps ``(B, T, C, H, W)`` to ``(B, T / length * patches, D)``, the patches
     of the first frames ahead.
     """
@@ -42,9 +42,9 @@ class Tubelets(nn.Module):
 
 
 def inflate(encoder: Encoder, frames: int, length: int) -> None:
-    """Turn a plain ViT into one of tubelets, with joint attention over space and time (Tong et al. 2022, 'VideoMAE', section 3.1).
+    """Turn a plain ViT into one of tubelets, with joint attention over space and time (Tong et al. 2022, 'VideoMAE', section 3.3).
 
-    A position is the sum of the image encoder's own, in space, and of one in time (Feichtenhofer et al. 2022, section 3), which
+    A position is the sum of the image encoder's own, in space, and of one in time (Feichtenhofer et al. 2022, section 4), which
     is sine-cosine about its mean, so that the positions are on average what they were; both are learned.
     """
     module = encoder.module
