@@ -77,6 +77,13 @@ def test_singhs_recipe():
     assert (mae["mask_ratio"], mae["norm_pix_loss"], wsp["max_tags"]) == (0.75, True, 28_000)
     fewshot = study.options("tasks", "fewshot")
     assert (fewshot["shots"], fewshot["draws"]) == ([1, 5, 10], 5)
+    adapter = study.options("tasks", "fewshot_adapter")
+    assert {name: adapter[name] for name in ("shots", "draws", "pooling")} == {
+        name: fewshot[name] for name in ("shots", "draws", "pooling")
+    }
+    # Both choose among the same images, or they would not draw the same.
+    assert adapter["train_images"] == study.options("features", "ilsvrc")["train_images"]
+    assert adapter["images_seen"] / 1000 == pytest.approx(100, rel=1e-3)  # VPT's epochs of one image of each class
     lengths = {name: options["images_seen"] / 5e9 for name, options in study.definitions["schedules"].items()}
     assert lengths["mae"] == lengths["wsp"] == pytest.approx(1, rel=1e-4)
     assert lengths["wsp_long"] == pytest.approx(4, rel=1e-4)

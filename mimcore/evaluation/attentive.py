@@ -7,31 +7,19 @@ encoder is not trained; images are cropped and mirrored at random, without V-JEP
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mimcore.data.crops import random_resized_crop
 from mimcore.errors import UserError
-from mimcore.evaluation.features import ahead, autocast
-from mimcore.evaluation.recipe import Recipe, head_groups, order, train
-from mimcore.evaluation.task import (
-    Context,
-    Data,
-    Images,
-    Metric,
-    Needs,
-    Value,
-    accuracy,
-    class_count,
-    labels_of,
-    seed_number,
-    seeded,
-)
+from mimcore.evaluation.classification import CropOptions, batches, random_crop, top1
+from mimcore.evaluation.features import autocast
+from mimcore.evaluation.recipe import FrozenRecipe, head_groups, train
+from mimcore.evaluation.task import Context, Data, Images, Metric, Needs, Value, class_count, labels_of, seeded
 from mimcore.models import families
 from mimcore.models.encoder import Encoder
 
@@ -39,11 +27,8 @@ METRICS = {"top1": Metric("Top-1 accuracy of an attentive probe")}
 PIXELS = False
 NEEDS: Needs = "labels"
 
-#: Least and greatest width over height of a crop (torchvision's default).
-CROP_RATIO = (3 / 4, 4 / 3)
 
-
-class Config(Recipe):
+class Config(CropOptions, FrozenRecipe):
     """Options of attentive probing; defaults without a source of their own are V-JEPA's for ImageNet, of 20 epochs
     (``configs/evals/vitl16_in1k.yaml``).
     """
@@ -55,21 +40,6 @@ class Config(Recipe):
     warmup_fraction: float = Field(0.0, ge=0, lt=1)
     #: Attention heads; 16 there, for widths of 1024 and 1280. It must divide the encoder's width.
     num_heads: int = Field(16, ge=1)
-    #: Least and greatest share of the area that a crop keeps; (1, 1) with ``mirror`` false takes images as they are.
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    #: Whether images are mirrored half of the time; not for letters and digits.
-    mirror: bool = True
-    #: Not used: no layer of the encoder is trained.
-    layer_decay: float = Field(1.0, gt=0, le=1)
-    drop_path_rate: float = Field(0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _possible(self) -> "Config":
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale {self.crop_scale} must rise within (0, 1]")
-        if self.layer_decay != 1 or self.drop_path_rate:
-            raise ValueError("layer_decay and drop_path_rate are of encoders that are trained; leave them out")
-        return self
 
 
 class AttentiveHead(nn.Module):
@@ -132,7 +102,8 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
         head = AttentiveHead(width, classes, config.num_heads).to(context.device)
         losses = _losses(encoder, head, data.train, config, context)
         train(head_groups(list(head.parameters()), config), config.learning_rate, losses, config, context)
-    return {"top1": accuracy(_correct(encoder, head, data.test, config, context))}
+    head.eval()
+    return {"top1": top1(lambda images: head(_tokens(encoder, images, config)), data.test, context)}
 
 
 def _tokens(encoder: Encoder, pixels: Tensor, config: Config) -> Tensor:
@@ -146,33 +117,14 @@ def _losses(
     """Make the function from a step to its loss."""
     labels = labels_of(images)
 
-    def read(positions: np.ndarray) -> tuple[Tensor, Tensor]:
+    def read(step: int, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(images.get(positions)), labels[positions]
 
-    ready: Iterator[tuple[Tensor, Tensor]] = ahead(
-        read, order(len(images), config.batch_size, config.steps, context.seed), context.workers
-    )
-    plain = config.crop_scale == (1.0, 1.0)
+    ready = batches(read, len(images), config, context)
 
     def losses(step: int) -> Tensor:
-        pixels, target = (part.to(context.device, non_blocking=True) for part in next(ready))
-        if config.mirror or not plain:
-            generator = torch.Generator().manual_seed(seed_number("crop", str(context.seed), str(step)))
-            ratio = (1.0, 1.0) if plain else CROP_RATIO
-            pixels = random_resized_crop(pixels, config.crop_scale, ratio, config.mirror, generator)
+        pixels, target = next(ready)
+        pixels = random_crop(pixels, config, context.seed, step)
         return F.cross_entropy(head(_tokens(encoder, pixels, config)), target)
 
     return losses
-
-
-def _correct(encoder: Encoder, head: AttentiveHead, images: Images, config: Config, context: Context) -> Tensor:
-    """Which test images are classified correctly, bool ``(N,)``."""
-    head.eval()
-    positions = np.split(np.arange(len(images)), range(256, len(images), 256))
-    answers: list[Tensor] = []
-    for batch in ahead(images.get, positions, context.workers):
-        with torch.inference_mode():
-            scores = head(_tokens(encoder, torch.from_numpy(batch).to(context.device), config))
-        answers.append(scores.argmax(dim=1).cpu())
-        context.progress("testing", sum(map(len, answers)), len(images))
-    return torch.cat(answers) == labels_of(images)

@@ -9,17 +9,16 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
-from timm.data import Mixup
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
 from mimcore.data.crops import random_flip, random_resized_crop
 from mimcore.data.views import RandomCrops
 from mimcore.errors import UserError
-from mimcore.evaluation.features import ahead, autocast
-from mimcore.evaluation.randaugment import RandAugment, erase, seeded_timm
-from mimcore.evaluation.recipe import Recipe, encoder_groups, order, train
+from mimcore.evaluation.classification import CROP_RATIO, Mixing, MixRecipe, batches, classifier, top1
+from mimcore.evaluation.features import autocast
+from mimcore.evaluation.randaugment import RandAugment, erase
+from mimcore.evaluation.recipe import encoder_groups, train
 from mimcore.evaluation.task import (
     Context,
     Data,
@@ -27,24 +26,19 @@ from mimcore.evaluation.task import (
     Metric,
     Needs,
     Value,
-    accuracy,
     class_count,
     labels_of,
     seed_number,
     seeded,
 )
-from mimcore.models import families
 from mimcore.models.encoder import Encoder, sides
 
 METRICS = {"top1": Metric("Top-1 accuracy after fine-tuning")}
 PIXELS = False
 NEEDS: Needs = "labels"
 
-#: Least and greatest width over height of a crop (torchvision's and timm's default, used by MAE).
-CROP_RATIO = (3 / 4, 4 / 3)
 
-
-class Config(Recipe):
+class Config(MixRecipe):
     """Options of fine-tuning; defaults without a source of their own are from MAE's table 9."""
 
     batch_size: int = Field(1024, ge=2)
@@ -54,37 +48,20 @@ class Config(Recipe):
     min_learning_rate: float = Field(1e-6, ge=0)
     weight_decay: float = Field(0.05, ge=0)
     layer_decay: float = Field(0.75, gt=0, le=1)
-    #: Share of the target that is spread over all classes.
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    #: Parameter of the beta distribution of mixup (Zhang et al. 2018); 0 turns it off.
-    mixup: float = Field(0.8, ge=0)
-    #: Parameter of the beta distribution of cutmix (Yun et al. 2019); 0 turns it off. With both, each batch draws one.
-    cutmix: float = Field(1.0, ge=0)
     #: ``rand_augment``: crop, mirror, RandAugment and erasing, as MAE; ``random_resized_crop``: crop and mirror; ``none``.
     augmentation: Literal["rand_augment", "random_resized_crop", "none"] = "rand_augment"
     #: RandAugment's policy in timm's words: 2 operations of magnitude 9 with a deviation of 0.5 (table 9).
     rand_augment_policy: str = Field("rand-m9-mstd0.5-inc1", pattern="^rand(-[a-z]+[0-9.]+)*$")
     #: Probability that ``rand_augment`` erases a part of an image (``--reprob`` of MAE's released fine-tuning).
     random_erasing: float = Field(0.25, ge=0, le=1)
-    #: Least and greatest share of the area that a crop keeps (timm's and torchvision's default, used by MAE).
-    crop_scale: tuple[float, float] = (0.08, 1.0)
     #: Where the crop is taken from: the image, as MAE and torchvision do, or its largest centred part, already resampled.
     crop_from: Literal["square", "image"] = "square"
-    #: Whether a crop is mirrored half of the time; not for letters and digits.
-    mirror: bool = True
-
-    @model_validator(mode="after")
-    def _possible(self) -> "Config":
-        if (self.mixup or self.cutmix) and self.batch_size % 2:
-            raise ValueError(f"batch_size {self.batch_size} must be even, since mixup and cutmix pair the images")
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale {self.crop_scale} must rise within (0, 1]")
-        return self
 
 
 def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> dict[str, Value]:
     """Fine-tune a copy of the encoder and return the top-1 accuracy on the test images; as ``tune`` raises."""
-    return {"top1": accuracy(_correct(tune(encoder, config, data, context), data.test, config, context))}
+    tuned = tune(encoder, config, data, context)
+    return {"top1": top1(lambda images: _scores(tuned, tuned.normalize(images), config), data.test, context)}
 
 
 def tune(encoder: Encoder, config: Config, data: Data, context: Context) -> Encoder:
@@ -100,9 +77,7 @@ def tune(encoder: Encoder, config: Config, data: Data, context: Context) -> Enco
         )
     classes = class_count(data, context.where)
     with seeded(context.seed, context.device):
-        tuned = encoder.fresh(num_classes=classes, global_pool="avg", drop_path_rate=config.drop_path_rate)
-        # The released code of MAE (main_finetune.py) starts the head near zero.
-        nn.init.trunc_normal_(families.head_weight(tuned.module), std=2e-5)
+        tuned = classifier(encoder, classes, config.drop_path_rate)
         tuned.module.to(context.device).train()
         peak = config.base_learning_rate * config.batch_size / 256
         train(
@@ -119,32 +94,27 @@ def tune(encoder: Encoder, config: Config, data: Data, context: Context) -> Enco
 def _losses(tuned: Encoder, classes: int, config: Config, images: Images, context: Context) -> Callable[[int], Tensor]:
     """Make the function from a step to its loss."""
     labels = labels_of(images)
-    mixup: Mixup | None = None
-    criterion: nn.Module = LabelSmoothingCrossEntropy(config.label_smoothing)
-    if config.mixup or config.cutmix:
-        mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
-        criterion = SoftTargetCrossEntropy()
+    mixing = Mixing(config, classes, context.seed)
     augment = Augment(tuned, config, context.seed)
 
-    def read(numbered: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor]:
-        step, positions = numbered
+    def read(step: int, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         return augment.before(augment.read(images, positions, step), step), labels[positions]
 
-    batches = enumerate(order(len(images), config.batch_size, config.steps, context.seed))
-    ready = ahead(read, batches, context.workers)
+    ready = batches(read, len(images), config, context)
 
     def losses(step: int) -> Tensor:
-        pixels, target = (part.to(context.device, non_blocking=True) for part in next(ready))
-        pixels = augment.after(pixels, step)
-        if mixup is not None:
-            with seeded_timm(seed_number("mixup", str(context.seed), str(step))):
-                pixels, target = mixup(pixels, target)
-        with autocast(context.device, config.precision):
-            scores = tuned.module(pixels)
-        loss: Tensor = criterion(scores.float(), target)
+        pixels, target = next(ready)
+        pixels, target = mixing.mix(augment.after(pixels, step), target, step)
+        loss: Tensor = mixing.loss(_scores(tuned, pixels, config).float(), target)
         return loss
 
     return losses
+
+
+def _scores(tuned: Encoder, pixels: Tensor, config: Config) -> Tensor:
+    with autocast(pixels.device, config.precision):
+        scores: Tensor = tuned.module(pixels)
+    return scores
 
 
 class Augment:
@@ -193,16 +163,3 @@ class Augment:
 
     def _draw(self, what: str, step: int) -> int:
         return seed_number(what, str(self.seed), str(step))
-
-
-def _correct(tuned: Encoder, images: Images, config: Config, context: Context) -> Tensor:
-    """Which test images are classified correctly, bool ``(N,)``."""
-    positions = np.split(np.arange(len(images)), range(256, len(images), 256))
-    answers: list[Tensor] = []
-    with torch.inference_mode():
-        for batch in ahead(images.get, positions, context.workers):
-            with autocast(context.device, config.precision):
-                scores = tuned.module(tuned.normalize(torch.from_numpy(batch).to(context.device)))
-            answers.append(scores.argmax(dim=1).cpu())
-            context.progress("testing", sum(map(len, answers)), len(images))
-    return torch.cat(answers) == labels_of(images)

@@ -15,7 +15,7 @@ from torch import Tensor
 from mimcore import artifacts
 from mimcore.definition import Definition
 from mimcore.errors import UserError
-from mimcore.evaluation.task import Pooling
+from mimcore.evaluation.task import Parts, Pooling
 
 #: What probes may want to know of an image.
 COLUMNS = ("key", "label", "caption", "tags", "box_labels")
@@ -54,21 +54,8 @@ class Split:
         return int(self.rows.num_rows)
 
 
-@dataclass(frozen=True)
-class Frozen:
-    """What a probe trains and tests on.
-
-    Attributes:
-        train: part of the pool's ``train`` split.
-        test: part of the pool's ``val`` split.
-        classes: names of the values of ``label``, where the pool knows them.
-        box_classes: names of the values of ``box_labels``, where the pool knows them.
-    """
-
-    train: Split
-    test: Split
-    classes: list[str] | None = None
-    box_classes: list[str] | None = None
+class Frozen(Parts[Split]):
+    """What a probe trains and tests on."""
 
     def pooled(self, pooling: Pooling, device: torch.device, where: str) -> tuple[Tensor, Tensor]:
         """The features to train and to test on, float32 ``(N, D)``, on a device; pixels whatever the pooling.

@@ -65,6 +65,20 @@ class Recipe(TaskConfig):
         return self.images_seen // self.batch_size
 
 
+class FrozenRecipe(Recipe):
+    """Options of the tasks that train a head, or little beside it, and leave the encoder's weights as they are."""
+
+    #: Not used: no layer of the encoder is trained.
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    drop_path_rate: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _frozen(self) -> "FrozenRecipe":
+        if self.layer_decay != 1 or self.drop_path_rate:
+            raise ValueError("layer_decay and drop_path_rate are of encoders that are trained; leave them out")
+        return self
+
+
 def rate(step: int, peak: float, config: Recipe) -> float:
     """Learning rate of a step: a linear rise to ``peak``, then the decay (a cosine: Loshchilov & Hutter 2017)."""
     warmup = round(config.steps * config.warmup_fraction)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -72,22 +72,6 @@ class Rows(Protocol):
         """Rows of the index, a ``pyarrow.Table``."""
 
 
-class Classified(Protocol):
-    """Images to train and test on, whatever is given of them beside their rows."""
-
-    @property
-    def train(self) -> Rows:
-        """To train on."""
-
-    @property
-    def test(self) -> Rows:
-        """To test on."""
-
-    @property
-    def classes(self) -> list[str] | None:
-        """Names of the values of ``label``, where the pool knows them."""
-
-
 class Images(Encoded, Protocol):
     """The images of one split of a pool, as ``mimcore.data`` offers them; safe to call from several threads."""
 
@@ -104,6 +88,26 @@ class Images(Encoded, Protocol):
         """Decode to uint8 ``(3, H, W)``, at the original size."""
 
 
+R = TypeVar("R", bound=Rows, covariant=True)
+
+
+@dataclass(frozen=True)
+class Parts(Generic[R]):
+    """What is trained and tested on, in whatever form.
+
+    Attributes:
+        train: part of the pool's ``train`` split.
+        test: part of the pool's ``val`` split.
+        classes: names of the values of ``label``, where the pool knows them.
+        box_classes: names of the values of ``box_labels``, where the pool knows them.
+    """
+
+    train: R
+    test: R
+    classes: list[str] | None = None
+    box_classes: list[str] | None = None
+
+
 @dataclass(frozen=True)
 class ShiftedImages:
     """Images of another pool, to test on.
@@ -118,21 +122,13 @@ class ShiftedImages:
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Parts[Images]):
     """The images that a task trains and tests on.
 
     Attributes:
-        train: part of the pool's ``train`` split.
-        test: part of the pool's ``val`` split.
-        classes: names of the values of ``label``, where the pool knows them.
-        box_classes: names of the values of ``box_labels``, where the pool knows them.
         shifted: images of the other pools that the task names, by their names.
     """
 
-    train: Images
-    test: Images
-    classes: list[str] | None = None
-    box_classes: list[str] | None = None
     shifted: Mapping[str, ShiftedImages] = field(default_factory=dict)
 
 
@@ -203,7 +199,7 @@ def labels_of(images: Rows) -> Tensor:
     return torch.tensor(images.rows["label"].to_numpy(), dtype=torch.int64)
 
 
-def class_count(data: Classified, where: str) -> int:
+def class_count(data: Parts[Rows], where: str) -> int:
     """Count the classes: the pool's names, or one more than the largest label where it names none.
 
     Raises:

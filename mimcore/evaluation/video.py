@@ -11,17 +11,16 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from timm.data import Mixup
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from mimcore.errors import UserError
+from mimcore.evaluation.classification import Mixing, MixRecipe, batches, classifier
 from mimcore.evaluation.dense.clips import Clips
 from mimcore.evaluation.features import ahead
 from mimcore.evaluation.heads.video import Classifier, Factorised, inflate
-from mimcore.evaluation.randaugment import RandAugment, erase, seeded_timm
-from mimcore.evaluation.recipe import Recipe, encoder_groups, head_groups, order, train
+from mimcore.evaluation.randaugment import RandAugment, erase
+from mimcore.evaluation.recipe import encoder_groups, head_groups, train
 from mimcore.evaluation.task import (
     Context,
     Data,
@@ -34,7 +33,6 @@ from mimcore.evaluation.task import (
     seed_number,
     seeded,
 )
-from mimcore.models import families
 from mimcore.models.encoder import Encoder, sides
 
 METRICS = {"top1": Metric("Top-1 accuracy of clips")}
@@ -42,7 +40,7 @@ PIXELS = False
 NEEDS: Needs = "clips"
 
 
-class Config(Recipe):
+class Config(MixRecipe):
     """Options of action recognition; defaults without a source of their own are VideoMAE's for Kinetics-400 and ViT-B.
 
     Its table of fine-tuning has repeated augmentation beside them, two views of a clip in a batch, which is not offered here: 0.8 to 1.0
@@ -69,29 +67,16 @@ class Config(Recipe):
     warmup_fraction: float = Field(5 / 75, ge=0, lt=1)
     weight_decay: float = Field(0.05, ge=0)
     layer_decay: float = Field(0.75, gt=0, le=1)
-    #: Share of the target that is spread over all classes.
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    #: Parameter of mixup's beta distribution (Zhang et al. 2018), and of cutmix's (Yun et al. 2019); 0 turns either off.
-    mixup: float = Field(0.8, ge=0)
-    cutmix: float = Field(1.0, ge=0)
     #: RandAugment's policy in timm's words, the same for all frames of a clip; null turns it off, and so it is best for directions.
     #: The released code's; the paper's table has magnitude 9.
     rand_augment_policy: str | None = Field("rand-m7-n4-mstd0.5-inc1", pattern="^rand(-[a-z]+[0-9.]+)*$")
     #: Probability that a part of a clip is erased.
     random_erasing: float = Field(0.25, ge=0, le=1)
-    #: Least and greatest share of the area that a crop keeps; (1, 1) crops nothing.
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    #: Whether half of the clips are mirrored; not where left and right are told apart, as in Something-Something.
-    mirror: bool = True
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":
         if self.fusion == "tubelets" and self.frames % self.tubelet:
             raise ValueError(f"tubelet {self.tubelet} does not divide frames {self.frames}")
-        if (self.mixup or self.cutmix) and self.batch_size % 2:
-            raise ValueError(f"batch_size {self.batch_size} must be even, since mixup and cutmix pair the clips")
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale {self.crop_scale} must rise within (0, 1]")
         return self
 
     @property
@@ -134,9 +119,7 @@ def evaluate(encoder: Encoder, config: Config, data: Data, context: Context) -> 
 def _build(encoder: Encoder, classes: int, config: Config) -> tuple[Classifier, list[dict[str, object]]]:
     """The model and its parameter groups."""
     if config.fusion == "tubelets":
-        # Means over all patches under a norm that starts afresh, and a head near zero: as VideoMAE.
-        tuned = encoder.fresh(num_classes=classes, global_pool="avg", drop_path_rate=config.drop_path_rate)
-        nn.init.trunc_normal_(families.head_weight(tuned.module), std=2e-5)
+        tuned = classifier(encoder, classes, config.drop_path_rate)
         inflate(tuned, config.frames, config.tubelet)
         return Classifier(tuned.module, tuned, config.precision), encoder_groups(tuned.module, config)
     tuned = encoder.fresh(drop_path_rate=config.drop_path_rate)
@@ -151,11 +134,7 @@ def _losses(
     model: Classifier, classes: int, labels: Tensor, clips: Clips, config: Config, context: Context
 ) -> Callable[[int], Tensor]:
     """Make the function from a step to its loss."""
-    mixup: Mixup | None = None
-    criterion: nn.Module = LabelSmoothingCrossEntropy(config.label_smoothing)
-    if config.mixup or config.cutmix:
-        mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
-        criterion = SoftTargetCrossEntropy()
+    mixing = Mixing(config, classes, context.seed)
     policy = None
     if config.rand_augment_policy is not None:
         policy = RandAugment(config.rand_augment_policy, min(clips.shape), model.tuned.mean)
@@ -163,8 +142,7 @@ def _losses(
     def draw(what: str, step: int) -> int:
         return seed_number(what, str(context.seed), str(step))
 
-    def read(numbered: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor]:
-        step, positions = numbered
+    def read(step: int, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         seed = f"{context.seed}/clips"
         samples = zip(positions.tolist(), range(step * len(positions), (step + 1) * len(positions)), strict=True)
         batch = torch.stack(
@@ -176,18 +154,16 @@ def _losses(
             batch = torch.stack([_alike(clip, policy, one) for clip, one in zip(batch, seeds, strict=True)])
         return batch, labels[positions]
 
-    ready = ahead(read, enumerate(order(len(clips), config.batch_size, config.steps, context.seed)), context.workers)
+    ready = batches(read, len(clips), config, context)
 
     def losses(step: int) -> Tensor:
-        batch, target = (part.to(context.device, non_blocking=True) for part in next(ready))
+        batch, target = next(ready)
         # As images of T * C channels, which timm erases and mixes alike in all frames.
         pixels = model.normalize(batch).flatten(1, 2)
         if config.random_erasing:
             pixels = erase(pixels, config.random_erasing, draw("erase", step))
-        if mixup is not None:
-            with seeded_timm(draw("mixup", step)):
-                pixels, target = mixup(pixels, target)
-        loss: Tensor = criterion(model(pixels.unflatten(1, batch.shape[1:3])), target)
+        pixels, target = mixing.mix(pixels, target, step)
+        loss: Tensor = mixing.loss(model(pixels.unflatten(1, batch.shape[1:3])), target)
         return loss
 
     return losses

@@ -12,20 +12,18 @@ import pyarrow as pa
 from pydantic import Field
 from timm.models.vision_transformer import VisionTransformer
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from mimcore.errors import UserError
-from mimcore.models.contrast import contrastive_loss
 from mimcore.models.encoder import Encoder, sides
 from mimcore.models.masking import MaskingOptions, Masks
 from mimcore.models.objective import NOTHING, Given
 from mimcore.models.options import ObjectiveOptions
-from mimcore.models.text import Projection, TextOptions, TextTransformer, read_captions, save_towers
-from mimcore.models.tokenizer import load_tokenizer, prepare_tokenizer
-from mimcore.models.whole_batch import Embedded, WholeBatch
+from mimcore.models.tokenizer import prepare_tokenizer
+from mimcore.models.towers import TowerOptions, Towers
+from mimcore.models.whole_batch import Embedded
 
 
-class Config(TextOptions, MaskingOptions, ObjectiveOptions):
+class Config(TowerOptions, MaskingOptions, ObjectiveOptions):
     """Options of CLIP; the defaults are the paper's (sections 2.3 to 2.5, tables 18 and 20).
 
     Its schedule (table 18): batches of 32,768, 2,000 steps of warmup, decay 0.2, Adam with 0.98 as the second beta and epsilon
@@ -35,10 +33,6 @@ class Config(TextOptions, MaskingOptions, ObjectiveOptions):
     #: Part of the image's mask units that the encoder does not see in training: 0 in CLIP; FLIP's 0.5 (its released configurations)
     #: costs half.
     mask_ratio: float = Field(0.0, ge=0, lt=1)
-    #: What cosines are divided by at first (section 2.5).
-    initial_temperature: float = Field(0.07, gt=0)
-    #: What they are multiplied by at most (section 2.5, table 18).
-    max_scale: float = Field(100.0, ge=1)
     #: Leave the image encoder as it is, for a second phase of ``use: weights``: LiT's setting 'Lu' (section 3.3).
     freeze_image: bool = False
 
@@ -48,17 +42,15 @@ def prepare(config: Config, rows: pa.Table, folder: Path) -> None:
     prepare_tokenizer(config, rows, folder)
 
 
-class Objective(WholeBatch):
+class Objective(Towers):
     """CLIP's loss over a timm encoder and a text tower.
 
     Raises:
         UserError: the options do not go with the encoder.
     """
 
-    columns = ("caption",)
-
     def __init__(self, encoder: Encoder, config: Config, given: Given = NOTHING) -> None:
-        super().__init__()
+        super().__init__(config, given)
         self.encoder = encoder.module
         self.config = config
         self.masks: Masks | None = None
@@ -68,12 +60,7 @@ class Objective(WholeBatch):
                     f"objectives.mask_ratio: '{encoder.model_name}' needs all patches; take a plain vision transformer, or 0."
                 )
             self.masks = Masks.plan(config, sides(encoder.image_size), encoder.patch_size, hide_at_least=False)
-        self.prepared = given.prepared is not None
-        self.tokenizer = load_tokenizer(config, given.prepared)
-        self.text = TextTransformer(self.tokenizer.vocab_size, self.tokenizer.end, config)
-        self.image = Projection(
-            config.pooling, encoder.module, config.projection_dim, config.initial_temperature, config.max_scale
-        )
+        self.add_towers(encoder.module)
         if config.freeze_image:
             self.encoder.requires_grad_(False)
 
@@ -88,32 +75,15 @@ class Objective(WholeBatch):
         """``order``, the order of each image's mask units, int64 ``(B, U)``, where some are hidden."""
         return {"order": self.masks.draw(batch, generator)} if self.masks else {}
 
-    def read(self, rows: pa.Table) -> dict[str, Tensor]:
-        """``tokens``, int64 ``(B, L)``, and ``known``: whether there is a caption, float32 ``(B,)``."""
-        return read_captions(rows, self.tokenizer, self.config, self.prepared)
-
     def embed(self, images: Tensor, drawn: Mapping[str, Tensor]) -> Embedded:
         """Both vectors of each pair, the scale, and whether there is a caption."""
         kept = self._kept(drawn["order"]) if self.masks else None
-        image = self.image(self.encoder, images, kept)
-        scale = self.image.logit_scale.expand(len(images))
-        return {"image": image, "text": self._text(drawn["tokens"]), "scale": scale, "known": drawn["known"]}
+        return self.embed_pairs(self.image(self.encoder, images, kept), drawn)
 
     def compare(self, embedded: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``{"loss": float32 scalar}``."""
-        return {"loss": contrastive_loss(*(embedded[name] for name in ("image", "text", "scale", "known")))}
-
-    def after_step(self, step: int, steps: int) -> None:
-        """Keep the scale within its bound."""
-        self.image.clamp()
-
-    def save_more(self, folder: Path) -> None:
-        """Write both sides of the shared space."""
-        save_towers(folder, self.text, self.image, self.tokenizer, self.config)
+        return {"loss": self.contrast(embedded)}
 
     def _kept(self, order: Tensor) -> Tensor:
         assert self.masks is not None
         return self.masks.patches(order)[:, : self.masks.kept * self.masks.times**2]
-
-    def _text(self, tokens: Tensor) -> Tensor:
-        return functional.normalize(self.text(tokens).float(), dim=-1)

@@ -11,20 +11,19 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 from torch import Generator, Tensor
-from torch.nn import functional
 
-from mimcore.models.contrast import contrastive_loss
 from mimcore.models.encoder import Encoder
 from mimcore.models.joint import Joint, JointOptions
 from mimcore.models.objective import NOTHING, Given
 from mimcore.models.options import ObjectiveOptions
 from mimcore.models.pooling import Kind
-from mimcore.models.text import Projection, TextOptions, TextTransformer, read_captions, save_towers, within
-from mimcore.models.tokenizer import load_tokenizer, prepare_tokenizer
-from mimcore.models.whole_batch import Embedded, WholeBatch
+from mimcore.models.text import within
+from mimcore.models.tokenizer import prepare_tokenizer
+from mimcore.models.towers import TowerOptions, Towers
+from mimcore.models.whole_batch import Embedded
 
 
-class Config(TextOptions, JointOptions, ObjectiveOptions):
+class Config(TowerOptions, JointOptions, ObjectiveOptions):
     """Options of MAE-CLIP: towers as CLIP's, masks, decoder and weights of the errors as M3AE's, the pooling of Weers et al."""
 
     #: Attention pooling is the paper's first choice; that ``gap`` or ``max`` is better is one of its findings.
@@ -35,10 +34,6 @@ class Config(TextOptions, JointOptions, ObjectiveOptions):
     contrastive_loss_weight: float = Field(1.0, ge=0)
     #: Compare the masked image, whose tokens the decoder has, with its text, instead of the whole image: one pass of the encoder, not two.
     mask_contrastive: bool = False
-    #: What cosines are divided by at first (Radford et al. 2021, section 2.5).
-    initial_temperature: float = Field(0.07, gt=0)
-    #: What they are multiplied by at most (Radford et al. 2021, section 2.5 and table 18).
-    max_scale: float = Field(100.0, ge=1)
 
 
 def prepare(config: Config, rows: pa.Table, folder: Path) -> None:
@@ -46,35 +41,24 @@ def prepare(config: Config, rows: pa.Table, folder: Path) -> None:
     prepare_tokenizer(config, rows, folder)
 
 
-class Objective(WholeBatch):
+class Objective(Towers):
     """The weighted sum of CLIP's loss and both errors of the decoder.
 
     Raises:
         UserError: the options do not go with the encoder.
     """
 
-    columns = ("caption",)
-
     def __init__(self, encoder: Encoder, config: Config, given: Given = NOTHING) -> None:
-        super().__init__()
+        super().__init__(config, given)
         self.config = config
-        self.prepared = given.prepared is not None
-        self.tokenizer = load_tokenizer(config, given.prepared)
         vocab_size = self.tokenizer.vocab_size
         self.joint = Joint(encoder, config, config.context_length, vocab_size, config.text_width)
         self.encoder: Any = encoder.module
-        self.text = TextTransformer(vocab_size, self.tokenizer.end, config)
-        self.image = Projection(
-            config.pooling, encoder.module, config.projection_dim, config.initial_temperature, config.max_scale
-        )
+        self.add_towers(encoder.module)
 
     def draw(self, batch: int, generator: Generator) -> dict[str, Tensor]:
         """The masks of images and texts, a row per image; see ``Joint.draw``."""
         return self.joint.draw(batch, generator)
-
-    def read(self, rows: pa.Table) -> dict[str, Tensor]:
-        """``tokens``, int64 ``(B, L)``, and ``known``: whether there is a caption, float32 ``(B,)``."""
-        return read_captions(rows, self.tokenizer, self.config, self.prepared)
 
     def embed(self, images: Tensor, drawn: Mapping[str, Tensor]) -> Embedded:
         """Both vectors of each pair, the scale, both errors, and whether there is a caption."""
@@ -86,18 +70,11 @@ class Objective(WholeBatch):
         valid = self._valid(drawn)
         predicted = self._predict(seen, drawn, valid)
         patches, words = self.joint.errors(predicted, images, drawn["tokens"], drawn, valid)
-        return {
-            "image": image,
-            "text": functional.normalize(self.text(drawn["tokens"]).float(), dim=-1),
-            "scale": self.image.logit_scale.expand(len(images)),
-            "patches": patches,
-            "words": words,
-            "known": drawn["known"],
-        }
+        return self.embed_pairs(image, drawn, patches=patches, words=words)
 
     def compare(self, embedded: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``{"loss": float32 scalar}`` and its three parts, not yet weighted."""
-        contrastive = contrastive_loss(*(embedded[name] for name in ("image", "text", "scale", "known")))
+        contrastive = self.contrast(embedded)
         image, text = embedded["patches"].mean(), embedded["words"].mean()
         config = self.config
         loss = config.contrastive_loss_weight * contrastive
@@ -108,14 +85,6 @@ class Objective(WholeBatch):
         """Fill in the hidden patches, for a picture; see ``Joint.fill``."""
         seen = self.joint.encode(self.encoder, images, drawn)
         return self.joint.fill(self._predict(seen, drawn, self._valid(drawn))[0], images, drawn)
-
-    def after_step(self, step: int, steps: int) -> None:
-        """Keep the scale within its bound."""
-        self.image.clamp()
-
-    def save_more(self, folder: Path) -> None:
-        """Write both sides of the shared space."""
-        save_towers(folder, self.text, self.image, self.tokenizer, self.config)
 
     def _valid(self, drawn: Mapping[str, Tensor]) -> Tensor:
         """Which places have a token of a text, bool ``(B, L)``; an image without a caption has none."""

@@ -124,11 +124,11 @@ class Counter:
         train, test, shifted = (*stage.images, 0)[:3]
         forward = self._encoder(model_of(definition), getattr(config, "image_size", None))
         precision = str(getattr(config, "precision", "float32"))
-        # A test image is seen several times where it is cropped or corrupted; a clip is several images' worth, and attention between
-        # them is left out.
+        # A test image is seen several times where it is cropped or corrupted, and some tasks train several times; a clip is several
+        # images' worth, and attention between them is left out.
         test = (test * getattr(config, "views", 1) + shifted) * getattr(config, "encoded", 1)
         if (recipe := recipe_of(config)) is not None:
-            seen = recipe.images_seen * getattr(config, "encoded", 1)
+            seen = recipe.images_seen * getattr(config, "repeats", 1) * getattr(config, "encoded", 1)
             images, passes, precision = seen + test, 3 * seen + test, recipe.precision
         else:
             images = passes = train + test

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mimcore.errors import UserError
 from mimcore.evaluation import fewshot
+from mimcore.evaluation import shots as drawing
 from mimcore.evaluation.frozen import Frozen
 
 
@@ -22,16 +23,16 @@ def features(train=200, test=100, classes=5):
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 6), st.integers(0, 9))
 def test_each_class_gives_as_many_as_it_has_up_to_the_shots(labels, shots, number):
     labels = np.array(labels)
-    rows = fewshot.draw(labels, shots, number)
+    rows = drawing.draw(labels, shots, number)
     assert len(set(rows)) == len(rows)
     for label in np.unique(labels):
         assert (labels[rows] == label).sum() == min(shots, (labels == label).sum())
-    assert set(fewshot.draw(labels, max(1, shots - 1), number)) <= set(rows)
+    assert set(drawing.draw(labels, max(1, shots - 1), number)) <= set(rows)
 
 
 def test_draws_differ():
     labels = np.arange(200) % 5
-    assert len({tuple(fewshot.draw(labels, 5, number)) for number in range(5)}) == 5
+    assert len({tuple(drawing.draw(labels, 5, number)) for number in range(5)}) == 5
 
 
 def test_mean_and_error_are_of_scikit_learns_regressions(tmp_path):
@@ -43,7 +44,7 @@ def test_mean_and_error_are_of_scikit_learns_regressions(tmp_path):
     y, truth = (np.array(part.rows["label"]) for part in (data.train, data.test))
     shares = []
     for number in range(5):
-        rows = fewshot.draw(y, 5, number)
+        rows = drawing.draw(y, 5, number)
         peer = LogisticRegression(C=1 / (0.05 * len(rows)), tol=1e-8, max_iter=2000)
         peer.fit(((x - mean) / std)[rows], y[rows])
         shares.append(peer.score((z - mean) / std, truth))

@@ -73,6 +73,7 @@ def test_the_tasks_and_probes_are_these():
     assert registry.names("task") == [
         "attentive",
         "detection",
+        "fewshot_adapter",
         "finetune",
         "instance_segmentation",
         "robustness",

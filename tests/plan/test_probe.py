@@ -105,6 +105,21 @@ def test_corruptions_and_shifted_images_count() -> None:
     assert tuned.precision == "bfloat16"
 
 
+def test_few_shots_are_trained_and_tested_once_for_each_draw() -> None:
+    options = {
+        "module": "fewshot_adapter",
+        "pool": "p",
+        "images_seen": 400,
+        "batch_size": 4,
+        "shots": [1, 10],
+        "draws": 3,
+    }
+    _, features, *_ = (Counter()(stage) for stage in stages())
+    found = Counter()(Stage("evaluate", "few@r", ("r",), {"task": options, "run": RUN}, (100, 50)))
+    assert found.images == 400 * (1 + 10) * 3 + 50 * 2 * 3
+    assert found.flops / features.flops == pytest.approx((3 * 400 * 33 + 300) / 150)
+
+
 def test_features_keep_the_mean_and_the_class_token_of_each_image() -> None:
     _, features, *_ = (Counter()(stage) for stage in stages())
     assert features.stored_bytes == 150 * 2 * 32 * 4

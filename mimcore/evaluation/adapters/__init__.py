@@ -1,0 +1,1 @@
+"""Small learned parts in a frozen encoder."""
