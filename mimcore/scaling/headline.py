@@ -38,13 +38,17 @@ def headline_table(results: Path, fit: Path) -> Table:
         table.add_column(label(measure), justify="right", footer=floor_text(rows, measure))
     table.add_column("exponent of the loss", justify="right")
     for line in summary:
-        cells = [
-            Text("→".join(f" {part} " for part in pair).strip()) if (pair := line.ends[measure]) else "–"
-            for measure in measures
-        ]
-        sizes = f"{count(line.smallest)} → {count(line.largest)}"
-        table.add_row(setting_label(line.setting, settings), sizes, *cells, _exponent(fitted["fits"], line.setting))
+        cells = [Text(_arrow(pair)) if (pair := line.ends[measure]) else "–" for measure in measures]
+        sizes = (count(line.smallest), count(line.largest))
+        table.add_row(
+            setting_label(line.setting, settings), _arrow(sizes), *cells, _exponent(fitted["fits"], line.setting)
+        )
     return table
+
+
+def _arrow(ends: tuple[object, object]) -> str:
+    first, last = map(str, ends)
+    return first if first == last else f"{first} → {last}"
 
 
 def _exponent(fits: Sequence[dict[str, Any]], setting: Setting) -> str:

@@ -169,13 +169,19 @@ def _headline(rows: Sequence[Row], fitted: Mapping[str, Any]) -> dict[str, Any]:
         "lines": [
             {
                 "setting": setting_label(line.setting, settings),
-                "sizes": (count(line.smallest), count(line.largest)),
-                "cells": [tuple(str(part) for part in line.ends[measure] or ()) for measure in measures],
+                "sizes": tuple(dict.fromkeys((count(line.smallest), count(line.largest)))),
+                "cells": [_ends(line, measure) for measure in measures],
                 "quiet": [_within_noise(line, measure, least) for measure in measures],
             }
             for line in summary
         ],
     }
+
+
+def _ends(line: Line, measure: Measure) -> tuple[str, ...]:
+    """Both means of a cell, or the one that there is of a single size."""
+    ends = tuple(str(part) for part in line.ends[measure] or ())
+    return ends[:1] if line.smallest == line.largest else ends
 
 
 def _within_noise(line: Line, measure: Measure, least: Mapping[tuple[str, str, str], float]) -> bool:

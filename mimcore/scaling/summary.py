@@ -12,7 +12,6 @@ from mimcore.scaling.table import (
     Row,
     Run,
     Setting,
-    by_size,
     floor_rows,
     headlines_of,
     runs_of,
@@ -22,7 +21,7 @@ from mimcore.scaling.table import (
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean over seeds and its standard error; with one seed, the error that the evaluation stated, if any."""
+    """Mean over runs and its standard error; of one run, the error that the evaluation stated, if any."""
 
     value: float
     error: float | None
@@ -46,18 +45,20 @@ def lines(rows: Sequence[Row]) -> list[Line]:
     runs, measures = runs_of(rows), headlines_of(rows)
     found = []
     for setting in settings_of(runs):
-        sizes = by_size(run for run in runs if run.setting == setting)
-        smallest, largest = min(sizes), max(sizes)
+        of_setting = [run for run in runs if run.setting == setting]
+        smallest, largest = (end(run.unique_images for run in of_setting) for end in (min, max))
         ends: dict[Measure, tuple[Mean, Mean] | None] = {}
         for measure in measures:
-            first, last = (mean(list(sizes[size].values()), measure) for size in (smallest, largest))
+            first, last = (
+                mean([run for run in of_setting if run.unique_images == size], measure) for size in (smallest, largest)
+            )
             ends[measure] = (first, last) if first and last else None
         found.append(Line(setting, smallest, largest, ends))
     return found
 
 
 def mean(runs: Sequence[Run], measure: Measure) -> Mean | None:
-    """Mean of a measure over the seeds of one cell; None where no run has it."""
+    """Mean of a measure over runs of one size, other seeds or draws; None where no run has it."""
     key = (measure.task, measure.metric)
     having = [run for run in runs if key in run.values]
     if not having:
