@@ -245,3 +245,24 @@ def test_captions_need_labels_with_names(tmp_path: Path, picture: Any, indexed: 
     indexed(tmp_path, "r", {**packed, "caption_template": "a {label}"})
     found = pq.read_table(tmp_path / "artifacts/index/r/index.parquet")["caption"].to_pylist()
     assert found == ["a grey cat", "a dog", "a grey cat", "a dog", "a grey cat"]
+
+
+def test_another_class_folder_renumbers_the_rows_of_all(tmp_path: Path, indexed: Any, picture: Any) -> None:
+    options = {"format": "folder", "path": "pool", "val_images": 1}
+
+    def add(name: str, *numbers: int) -> dict[str, str]:
+        (tmp_path / "pool" / name).mkdir(parents=True)
+        for number in numbers:
+            (tmp_path / "pool" / name / f"{number}.png").write_bytes(picture(number))
+        card = indexed(tmp_path, "p", options, adopt=True)
+        table = pq.read_table(tmp_path / "artifacts/index/p/index.parquet")
+        return {
+            key: card["classes"][label]
+            for key, label in zip(*table.select(["key", "label"]).to_pydict().values(), strict=False)
+        }
+
+    add("bees", 0, 1)
+    assert {key.split("/")[0] for key in add("cats", 2, 3)} == {"bees", "cats"}
+    found = add("ants", 4, 5)
+    assert len(found) == 6
+    assert all(key.split("/")[0] == label for key, label in found.items())

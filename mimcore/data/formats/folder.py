@@ -6,6 +6,7 @@ The key of an image is its path without the ending. A listing has one entry for 
 from pathlib import PurePosixPath
 from typing import Literal
 
+from mimcore import artifacts
 from mimcore.data.files import Files
 from mimcore.data.formats._class_folders import FolderConfig, class_names, folders, split_and_label
 from mimcore.data.pool import IMAGE_SUFFIXES, Classes, Shard, ShardIndex, files_shard
@@ -20,8 +21,15 @@ class Config(FolderConfig):
 
 
 def list_shards(config: Config, files: Files) -> list[Shard]:
-    """Every folder that has images in it."""
-    return [files_shard(name, files, names) for name, names in folders(config, files, IMAGE_SUFFIXES).items()]
+    """Every folder that has images in it; the number of its class is a part of its tag, since another folder may change it."""
+    found = folders(config, files, IMAGE_SUFFIXES)
+    classes = class_names(config, files, found, "images")
+    return [_labelled(files_shard(name, files, names), config, classes) for name, names in found.items()]
+
+
+def _labelled(shard: Shard, config: Config, classes: list[str] | None) -> Shard:
+    label = split_and_label(config, shard.name, classes)[1]
+    return shard if label is None else shard._replace(etag=artifacts.digest([shard.etag, label])[:16])
 
 
 def index_shard(config: Config, files: Files, shard: Shard) -> ShardIndex:
