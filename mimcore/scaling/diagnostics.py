@@ -16,7 +16,7 @@ from mimcore.scaling.table import (
     Row,
     Run,
     Setting,
-    by_size,
+    by_subset,
     headlines_of,
     runs_of,
     settings_of,
@@ -119,13 +119,14 @@ def _cell_flags(setting: Setting, size: int, cell: Sequence[Run], risen: set[str
 
 def _setting_flags(setting: Setting, runs: Sequence[Run], confidence: float) -> dict[str, Any]:
     """Whether the gap between unseen and seen images is wider on the smallest subset than on the largest."""
-    sizes = by_size(run for run in runs if run.setting == setting)
-    smallest, largest = min(sizes), max(sizes)
-    found = {**setting._asdict(), "smallest": smallest, "largest": largest, "gap_difference": None, "gap_wider": False}
-    seeds = [seed for seed in sizes[smallest] if seed in sizes[largest]]
-    if smallest == largest or not seeds:
+    subsets = by_subset(run for run in runs if run.setting == setting)
+    # Of several draws of a size the first by name stands for it.
+    small, large = min(subsets), min(subsets, key=lambda subset: (-subset[0], subset[1]))
+    found = {**setting._asdict(), "smallest": small[0], "largest": large[0], "gap_difference": None, "gap_wider": False}
+    seeds = [seed for seed in subsets[small] if seed in subsets[large]]
+    if small[0] == large[0] or not seeds:
         return found
-    interval = student(np.array([sizes[smallest][s].gap - sizes[largest][s].gap for s in seeds]), confidence)
+    interval = student(np.array([subsets[small][s].gap - subsets[large][s].gap for s in seeds]), confidence)
     return {**found, "gap_difference": interval.json(), "gap_wider": interval.low is not None and interval.low > 0}
 
 
@@ -189,8 +190,9 @@ def _correlation(
 
 
 def _cells(runs: Sequence[Run]) -> Iterable[tuple[Setting, int, dict[str, Run]]]:
+    """Runs that differ in their seed alone: another draw of the same size is another cell, and its difference no seed noise."""
     for setting in settings_of(runs):
-        for size, cell in by_size(run for run in runs if run.setting == setting).items():
+        for (size, _), cell in by_subset(run for run in runs if run.setting == setting).items():
             yield setting, size, cell
 
 

@@ -212,12 +212,12 @@ def headlines_of(rows: Iterable[Row]) -> list[Measure]:
     return sorted(found, key=lambda measure: (measure.task != PRETRAIN, measure))
 
 
-def by_size(runs: Iterable[Run]) -> dict[int, dict[str, Run]]:
-    """Arrange the runs of one setting: unique images (ascending) to seed to run."""
-    sizes: dict[int, dict[str, Run]] = defaultdict(dict)
+def by_subset(runs: Iterable[Run]) -> dict[tuple[int, str], dict[str, Run]]:
+    """Arrange the runs of one setting: unique images and subset (ascending; two draws may be of one size) to seed to run."""
+    subsets: dict[tuple[int, str], dict[str, Run]] = defaultdict(dict)
     for run in runs:
-        sizes[run.unique_images][run.seed] = run
-    return {size: dict(sorted(sizes[size].items())) for size in sorted(sizes)}
+        subsets[run.unique_images, run.subset][run.seed] = run
+    return {subset: dict(sorted(subsets[subset].items())) for subset in sorted(subsets)}
 
 
 def floor_rows(rows: Iterable[Row], measure: Measure) -> list[Row]:

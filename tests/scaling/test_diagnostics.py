@@ -9,6 +9,7 @@ from scaling_study import Plan
 from scipy import stats
 
 from mimcore.scaling.diagnostics import diagnose
+from mimcore.scaling.summary import lines
 from mimcore.scaling.table import Row, read_results, runs_of
 
 XIE = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "xie2023_simmim_swinv2_data_scaling.csv"
@@ -59,6 +60,36 @@ def test_seed_noise_is_pooled_over_cells(diagnosed, runs):
     assert noise["degrees_of_freedom"] == 24
     # Fisher's least significant difference of two means of two.
     assert noise["least_difference"] == pytest.approx(stats.t.ppf(0.975, 24) * noise["sd"], rel=1e-6)
+
+
+def test_two_draws_of_one_size_are_two_cells_and_one_line(whole_study):
+    """Each counts, their difference is no seed noise, and the table of ends has the mean of all."""
+    rows = read_results(whole_study / "results" / "results.parquet")
+    setting = {"model": "tiny", "schedule": "long"}
+    largest = [row for row in rows if row.kind == "run" and row.model == "tiny" and row.schedule == "long"]
+    size = max(row.unique_images for row in largest)
+    drawn = [
+        replace(row, run=f"{row.run}-even", subset="even", value=row.value + 0.5)
+        for row in largest
+        if row.unique_images == size
+    ]
+    before, after = (diagnose(found, claimed={}, **ARGUMENTS) for found in (rows, [*rows, *drawn]))
+    cells = [
+        cell
+        for cell in after["overfitting"]["cells"]
+        if cell.items() >= setting.items() and cell["unique_images"] == size
+    ]
+    assert len(cells) == 2
+    noise = {found["task"]: found["sd"] for found in before["seed_noise"]}
+    assert {found["task"]: found["sd"] for found in after["seed_noise"]} == pytest.approx(noise, rel=0.2)
+    (line,) = (
+        line for line in lines([*rows, *drawn]) if line.setting.model == "tiny" and line.setting.schedule == "long"
+    )
+    (loss,) = (ends for measure, ends in line.ends.items() if measure.task == "pretrain")
+    losses = [row.value for row in [*largest, *drawn] if (row.unique_images, row.metric) == (size, "val_loss")]
+    assert len(losses) == 4
+    assert loss[1].value == pytest.approx(np.mean(losses))
+    assert loss[1].error == pytest.approx(stats.sem(losses))
 
 
 def test_correlation_is_scipys_with_and_without_the_overfitted(diagnosed, runs):
