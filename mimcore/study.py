@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from pydantic import Field, model_validator
@@ -291,99 +291,16 @@ class Study:
             if getattr(extra, key) not in listed:
                 yield f".{key}: '{getattr(extra, key)}' must also be in study.{key}s, which draws the subset."
 
-    def _claims_of_nothing(self) -> Iterator[str]:
-        """Names in ``fit.claims`` that are none of the study's."""
-        from mimcore.evaluation.task import metrics_of
-        from mimcore.scaling.claim import Claim, Coordinate, mistakes
-
-        coordinates: tuple[Coordinate, ...] = ("objective", "model", "subset", "schedule", "seed")
-        known = {name: {str(getattr(at, name)) for at in self.runs.values()} for name in coordinates}
-        kinds: dict[registry.Kind, list[str]] = {"task": self.grid.tasks, "probe": self.grid.probes}
-        metrics = {
-            name: metrics_of(registry.load(kind, self.module("tasks", name)), self.options("tasks", name))
-            for kind, names in kinds.items()
-            for name in names
-        }
-        for name, options in (self.fit.get("claims") or {}).items():
-            yield from mistakes(Claim.model_validate(options), known, metrics, f"fit.claims.{name}")
-
-    def _unfit(self, phase: Phase) -> Iterator[str]:
-        """What keeps a phase from taking what it uses of the run before it; every option is right by itself."""
-        from mimcore.models.encoder import Config as ModelConfig
-        from mimcore.training.schedule import Schedule, branch_start
-
-        at = self.runs[phase.after]
-        if phase.use == "weights":
-            free = {"image_size", "drop_path_rate", "initial"}
-            own, other = (
-                ModelConfig.model_validate(self.options("models", m)).model_dump(exclude=free)
-                for m in (phase.model, at.model)
-            )
-            if differ := [name for name, value in own.items() if other[name] != value]:
-                yield (
-                    f"models.{phase.model} differs from models.{at.model} in {', '.join(differ)}; weights fit into a model that differs "
-                    f"in {', '.join(sorted(free))} alone."
-                )
-        elif phase.use == "state":
-            own, other = (self.options("schedules", name) for name in (phase.schedule, at.schedule))
-            try:
-                branch_start(Schedule.model_validate(other), Schedule.model_validate(own))
-            except ValueError as error:
-                yield f"schedules.{phase.schedule} cannot branch off schedules.{at.schedule}: {error}."
-
     def check(self) -> None:
         """Check every option of every definition, used or not, and what must fit together. Imports torch.
 
         Raises:
             UserError: with all mistakes at once, each with its dotted path.
         """
-        from mimcore.evaluation.features import FeaturesConfig
-        from mimcore.models.encoder import Config as ModelConfig
-        from mimcore.sampling.draw import mistakes
-        from mimcore.scaling.fit_options import Config as FitConfig
-        from mimcore.training.schedule import Schedule
+        from mimcore.study_check import mistakes_of
 
-        wrong = problems(FitConfig, self.fit, "fit") or list(self._claims_of_nothing())
-        for kind, config in (("models", ModelConfig), ("schedules", Schedule), ("features", FeaturesConfig)):
-            for name, options in self.definitions[kind].items():
-                wrong += problems(config, options, f"{kind}.{name}")
-        if not wrong:
-            for name, phase in self.grid.phases.items():
-                wrong += [f"study.phases.{name}: {sentence}" for sentence in self._unfit(phase)]
-        for name, options in self.definitions["subsets"].items():
-            wrong += mistakes(options, f"subsets.{name}")
-        for kind, what in (("objectives", "objective"), ("tasks", "task"), ("pools", "format")):
-            for name, options in self.definitions[kind].items():
-                given = dict(options)
-                module = given.pop("format", None) if kind == "pools" else given.pop("module", name)
-                meant = kind == "tasks" and ("features" in given or module in registry.names("probe"))
-                found = "probe" if meant else what
-                try:
-                    config = registry.load(cast("registry.Kind", found), str(module)).Config
-                except UserError as error:
-                    wrong.append(f"{kind}.{name}: {error}")
-                    continue
-                wrong += problems(config, given if kind != "pools" else options, f"{kind}.{name}")
-                if module == "metadata" and name in self.grid.pools:
-                    wrong.append(
-                        f"pools.{name}: it has no images, and a subset or task of the study is drawn from it; fetch those of a"
-                        " list that 'mimcore export' writes, and name the pool of what arrived."
-                    )
-        wrong += self._videos_as_images()
-        if wrong:
+        if wrong := mistakes_of(self):
             raise UserError(_list(self.file, wrong))
-
-    def _videos_as_images(self) -> Iterator[str]:
-        """What needs images, and is to take them from a pool of videos."""
-        tasks = [name for name in self.grid.tasks if "clips" not in self.needs_of("tasks", name).values()]
-        for kind, names in (("subsets", self.grid.subsets), ("features", self.grid.features), ("tasks", tasks)):
-            for name in names:
-                pool = self.pool_of(kind, name)
-                if self.options("pools", pool).get("format") == "video_folder":
-                    yield (
-                        f"{kind}.{name}.pool: '{pool}' has videos, and images are needed; take their frames by a pool of the format"
-                        " 'packed' (docs/pools.md)."
-                    )
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
