@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flows import forking
 from mimcore.lifetime import end_with_parent
 
 
@@ -19,14 +20,22 @@ def main(parent: int, mark: Path, stage: str) -> int:
     end_with(parent)
     from dvc import cli
     from dvc.stage import run
+    from dvc.stage.exceptions import StageCmdFailedError
 
-    execute = run.cmd_run
+    execute, start = run.cmd_run, run._run
 
     def marked(*args: Any, **kwargs: Any) -> None:
         mark.touch()
         execute(*args, **kwargs)
 
-    run.cmd_run = marked
+    def forked(shell: str | None, command: str, **how: Any) -> None:
+        status = forking.run(command, how["cwd"], how["env"])
+        if status is None:
+            start(shell, command, **how)
+        elif status:
+            raise StageCmdFailedError(command, status)
+
+    run.cmd_run, run._run = marked, forked
     # Of a stale lock that it clears; flows.graph.mend has cleared and logged it already.
     logging.getLogger("dvc.rwlock").setLevel(logging.ERROR)
     return int(cli.main(["--wait-for-lock", "repro", "--single-item", stage]))
