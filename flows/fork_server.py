@@ -27,8 +27,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 #: What most stages load, and what takes long.
-LIBRARIES = ("torch", "torch._dynamo", "torchvision", "timm", "safetensors.torch", "numpy", "PIL.Image", "pydantic")
-LIBRARIES = (*LIBRARIES, "typer", "rich.progress", "yaml")
+LIBRARIES = (
+    *("torch", "torch._dynamo", "torchvision", "timm", "safetensors.torch"),
+    *("numpy", "PIL.Image", "pydantic", "typer", "rich.progress", "yaml"),
+)
 #: Seconds without work after which the server ends; the next stage starts another one.
 IDLE = 60.0
 #: Exit status of a server that cannot serve here.
@@ -121,7 +123,7 @@ def _become(handed: list[int], server: int) -> NoReturn:
 
 def _run(handed: list[int], server: int) -> int:
     wanted, *streams = handed
-    with open(wanted, encoding="utf-8") as file:
+    with os.fdopen(wanted, encoding="utf-8") as file:
         request: dict[str, Any] = json.load(file)
     module, *arguments = request["words"]
     os.setpgid(0, request["group"])
@@ -136,7 +138,7 @@ def _run(handed: list[int], server: int) -> int:
     os.environ.clear()
     os.environ.update(request["environment"])
     _name(f"{sys.executable} -m {module} {' '.join(arguments)}")
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, request["folder"])
     importlib.invalidate_caches()
     sys.argv = [module, *arguments]
     try:
@@ -167,9 +169,10 @@ def load() -> None:
 
 
 def main() -> None:
+    """Load, and serve."""
     control = socket.socket(fileno=int(sys.argv[1]))
     load()
-    if len(os.listdir("/proc/self/task")) > 1:
+    if len(list(Path("/proc/self/task").iterdir())) > 1:
         sys.exit(UNABLE)
     serve(control)
 
