@@ -28,7 +28,7 @@ def main(parent: int, mark: Path, stage: str) -> int:
         mark.touch()
         execute(*args, **kwargs)
 
-    def forked(shell: str | None, command: str, **how: Any) -> None:
+    def forked(shell: str | None, command: str, /, **how: Any) -> None:
         status = forking.run(command, how["cwd"], how["env"])
         if status is None:
             start(shell, command, **how)

@@ -173,8 +173,9 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     load()
     if len(list(Path("/proc/self/task").iterdir())) > 1:
-        sys.exit(UNABLE)
+        os._exit(UNABLE)
     serve(control)
+    os._exit(0)  # what is frozen would be reported as leaked
 
 
 if __name__ == "__main__":
