@@ -8,17 +8,21 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from flows import forking
 from mimcore.lifetime import end_with_parent
 
+#: Seconds between two looks at DVC's lock.
+LOOK = 0.02
+
 
 def main(parent: int, mark: Path, stage: str) -> int:
     """Bring one stage up to date; returns DVC's exit status."""
     end_with(parent)
-    from dvc import cli
+    from dvc import cli, lock
     from dvc.stage import run
     from dvc.stage.exceptions import StageCmdFailedError
 
@@ -35,10 +39,29 @@ def main(parent: int, mark: Path, stage: str) -> int:
         elif status:
             raise StageCmdFailedError(command, status)
 
-    run.cmd_run, run._run = marked, forked
+    run.cmd_run, run._run, lock.Lock.lock = marked, forked, look_often
     # Of a stale lock that it clears; flows.graph.mend has cleared and logged it already.
     logging.getLogger("dvc.rwlock").setLevel(logging.ERROR)
     return int(cli.main(["--wait-for-lock", "repro", "--single-item", stage]))
+
+
+def look_often(repository: Any) -> None:
+    """Wait for the lock of a DVC repository as ``dvc.lock.Lock.lock`` does, with a look at it every 20 ms instead of every 500.
+
+    Raises:
+        LockError: another process has held it for as long as DVC waits, and DVC was not told to wait for longer.
+    """
+    from dvc.lock import DEFAULT_TIMEOUT, LockError
+
+    begun = time.monotonic()
+    while True:
+        try:
+            repository._do_lock()
+            return
+        except LockError:
+            if not repository._wait and time.monotonic() - begun > DEFAULT_TIMEOUT:
+                raise
+            time.sleep(LOOK)
 
 
 def end_with(parent: int) -> None:

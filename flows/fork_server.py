@@ -1,4 +1,4 @@
-"""A process that has loaded torch and the like, and forks itself for each command of a stage: it starts at once, not after 3 s.
+"""A process that loads torch and the like once, and forks itself for each command of a stage: all but the first start at once.
 
 Run by its path: ``fork_server.py SOCKET ROOM``, where ``SOCKET`` is the number of an open socket, over which the flow's
 process hands in one more for each stage, and ``ROOM`` is blank: what the command of a fork is called by ``ps`` is written there.
@@ -23,6 +23,7 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -76,6 +77,7 @@ def _heard(
         for process in mine:
             os.kill(process, signal.SIGKILL)
         return
+    load()
     server = os.getpid()
     process = os.fork()
     if process == 0:
@@ -155,30 +157,28 @@ def _name(words: str) -> None:
     """Let ``ps`` and ``nvidia-smi`` show these words: they replace those that this process was started by."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end: proc(5) counts from 1, and from the pid
-    text = words.encode()[: end - start - 1].replace(b" ", b"\0")
-    ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)
+    # What does not end with a NUL is taken for a name, which ends with the first NUL (fs/proc/base.c of Linux).
+    name = words.encode()[: end - start - 2].ljust(end - start - 1, b"\0") + b" "
+    ctypes.memmove(start, name, end - start)
 
 
+@cache
 def load() -> None:
-    """Import what is there of the libraries, and keep the collector from touching, and so copying, their memory."""
+    """Import what is there of the libraries, and keep the collector from touching, and so copying, their memory.
+
+    Ends this process where one of them has started a thread.
+    """
     for name in LIBRARIES:
         with suppress(ImportError):
             importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-
-
-def main() -> None:
-    """Load, and serve."""
-    control = socket.socket(fileno=int(sys.argv[1]))
-    load()
     if len(list(Path("/proc/self/task").iterdir())) > 1:
         os._exit(UNABLE)
-    serve(control)
-    os._exit(0)  # what is frozen would be reported as leaked
+    gc.collect()
+    gc.freeze()
 
 
 if __name__ == "__main__":
     # Python puts the folder of a script first: its modules would hide others of the same name.
     sys.path.pop(0)
-    main()
+    serve(socket.socket(fileno=int(sys.argv[1])))
+    os._exit(0)  # what is frozen would be reported as leaked
