@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import forking
+from flows.lockfile import quick
 from mimcore.lifetime import end_with_parent
 
 #: Seconds between two looks at DVC's lock.
@@ -23,6 +24,7 @@ def main(parent: int, mark: Path, stage: str) -> int:
     """Bring one stage up to date; returns DVC's exit status."""
     end_with(parent)
     from dvc import cli, lock
+    from dvc.dvcfile import Lockfile
     from dvc.stage import run
     from dvc.stage.exceptions import StageCmdFailedError
 
@@ -40,6 +42,7 @@ def main(parent: int, mark: Path, stage: str) -> int:
             raise StageCmdFailedError(command, status)
 
     run.cmd_run, run._run, lock.Lock.lock = marked, forked, look_often
+    Lockfile.dump_stages = quick(Lockfile.dump_stages)
     # Of a stale lock that it clears; flows.graph.mend has cleared and logged it already.
     logging.getLogger("dvc.rwlock").setLevel(logging.ERROR)
     return int(cli.main(["--wait-for-lock", "repro", "--single-item", stage]))
