@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import forking
-from flows.lockfile import quick
+from flows.lockfile import of_stage, quick
 from mimcore.lifetime import end_with_parent
 
 #: Seconds between two looks at DVC's lock.
@@ -42,7 +42,7 @@ def main(parent: int, mark: Path, stage: str) -> int:
             raise StageCmdFailedError(command, status)
 
     run.cmd_run, run._run, lock.Lock.lock = marked, forked, look_often
-    Lockfile.dump_stages = quick(Lockfile.dump_stages)
+    Lockfile.dump_stages, Lockfile._load_yaml = quick(Lockfile.dump_stages), of_stage(Lockfile._load_yaml, stage)
     # Of a stale lock that it clears; flows.graph.mend has cleared and logged it already.
     logging.getLogger("dvc.rwlock").setLevel(logging.ERROR)
     return int(cli.main(["--wait-for-lock", "repro", "--single-item", stage]))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dvc.utils.serialize import dumps_yaml, modify_yaml
+from dvc.utils.serialize import dumps_yaml, modify_yaml, parse_yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -56,6 +56,15 @@ def test_the_lock_of_the_default_study_is_replaced_stage_by_stage(tmp_path: Path
         block = dumps_yaml({"stages": {name: stage}}).removeprefix("stages:\n")
         text = of_dvc(file, name, stage) if (found := lockfile.replace(text, block)) is None else found
         assert found == text == of_dvc(file, name, stage)
+
+
+def test_what_is_read_of_a_stage_is_what_dvc_reads() -> None:
+    text = (Path(__file__).parents[2] / "dvc.lock").read_text(encoding="utf-8")
+    assert lockfile.plain(text)
+    for name, stage in parse_yaml(text, "dvc.lock")["stages"].items():
+        start, end = lockfile.span(text, f"  {name}:\n")
+        assert parse_yaml(lockfile.HEAD + text[start:end], "dvc.lock")["stages"] == {name: stage}
+    assert lockfile.span(text, "  of_nothing:\n") == (len(text), 0)
 
 
 @pytest.mark.parametrize(
