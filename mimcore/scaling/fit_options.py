@@ -1,5 +1,7 @@
 """The ``fit`` block of ``params.yaml``."""
 
+from typing import Literal
+
 import numpy as np
 from pydantic import Field, field_validator
 
@@ -9,14 +11,14 @@ from mimcore.errors import UserError
 from mimcore.scaling.claim import Claim
 from mimcore.scaling.claims import DEFAULTS
 from mimcore.scaling.conditions import rows_where
-from mimcore.scaling.table import Setting
+from mimcore.scaling.table import POOL, Setting
 
 #: What is tried unless ``fit.laws`` says otherwise: those of the table in docs/laws.md that need no guess of a shape.
 LAWS = ("power", "model_data", "chinchilla", "joint", "effective", "repetition", "task")
 #: The columns that ``holdout`` may name, without a row.
 NO_ROWS = {
     **{name: np.empty(0) for name in ("unique_images", "encoder_params", "images_seen", "val_loss")},
-    **{name: np.empty(0, dtype=object) for name in ("run", *Setting._fields, "subset", "seed", "source")},
+    **{name: np.empty(0, dtype=object) for name in ("run", *Setting._fields, "subset", "seed", "source", POOL)},
 }
 
 
@@ -31,6 +33,12 @@ class Config(Definition):
     #: Which runs are forecast for that choice, as a condition such as ``encoder_params > 1e8 or subset == 'n8192'``; by default
     #: those with the largest subset, the largest model and the greatest length, each in turn.
     holdout: str | None = None
+    #: What it does to a law that the runs' images are drawn from several pools. ``shifted``: each pool but the one with the most runs has a
+    #: level of its own, a constant that every law of the runs of all pools adds, and curves in unique images are of one pool each.
+    #: Losses differ so where each pool has its own validation images, or where one trains on other images than one validates on: Xie et
+    #: al. 2023's runs on ImageNet-22K lie 0.005 above what as many images of ImageNet-1K would give (docs/laws.md). ``alike``: images of
+    #: one kind, validated on the same; no level is looked for.
+    pools: Literal["shifted", "alike"] = "shifted"
     #: Replicates behind each interval.
     bootstrap: int = Field(1000, ge=100, le=100_000)
     #: Coverage of every interval.

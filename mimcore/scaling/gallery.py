@@ -9,7 +9,7 @@ from mimcore.scaling.drawing import Key, Panel
 from mimcore.scaling.figure import Figure, Section, Table
 from mimcore.scaling.layers import capital
 from mimcore.scaling.numbers import interval, number, short
-from mimcore.scaling.outlook import Outlook, fit_one
+from mimcore.scaling.outlook import Division, Outlook, fit_one
 from mimcore.scaling.plots import Figures
 from mimcore.scaling.summary import label
 from mimcore.scaling.table import PRETRAIN, VAL_LOSS, Measure
@@ -147,29 +147,35 @@ def _budget(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[F
         models,
     )
     for one in done:
-        suffix, of = (
-            ("-" + re.sub(r"[^\w.-]+", "-", one.objective), f" ({one.objective})") if len(done) > 1 else ("", "")
-        )
-        panels, keys = outlook_figures.iso_flop(one)
-        panels += outlook_figures.frontier(one)
-        edges = sum(two.at_edge for two in one.frontier)
-        beyond = (
-            f" At {edges} of {len(one.frontier)} budgets the best size is an end of what was looked through."
-            if edges
-            else ""
-        )
-        yield Figure(
-            f"iso-flop{suffix}",
-            f"Which model for a budget{of}",
-            f"What {_law_words([one])} expects of runs that cost the same, on {short(one.unique_images)} unique "
-            f"images: a larger model sees fewer. "
-            f"The mark is the lowest point. The other panels follow that point from budget to budget, with "
-            f"{100 * one.fit.confidence:g} % intervals over refits; right of the dotted line no run was made.{beyond}",
-            "the price of tuning: learning rates were not tuned for each size. The intervals are those of this law, if it holds; they do "
-            "not cover another law.",
-            panels,
-            keys,
-        )
+        for part in one.divisions:
+            yield _divided(one, part, len(done) > 1)
+
+
+def _divided(one: Outlook, part: Division, named: bool) -> Figure:
+    """Which model for a budget, on the images of one pool; ``named`` where there are several objectives."""
+    names = [*([one.objective] if named else []), *([part.pool] if part.pool else [])]
+    suffix, of = ("-" + re.sub(r"[^\w.-]+", "-", "-".join(names)), f" ({', '.join(names)})") if names else ("", "")
+    panels, keys = outlook_figures.iso_flop(one, part)
+    panels += outlook_figures.frontier(one, part)
+    edges = sum(two.at_edge for two in part.frontier)
+    beyond = (
+        f" At {edges} of {len(part.frontier)} budgets the best size is an end of what was looked through."
+        if edges
+        else ""
+    )
+    kind = f" of pool {part.pool}" if part.pool else ""
+    return Figure(
+        f"iso-flop{suffix}",
+        f"Which model for a budget{of}",
+        f"What {_law_words([one])} expects of runs that cost the same, on {short(part.unique_images)} unique "
+        f"images{kind}: a larger model sees fewer. "
+        f"The mark is the lowest point. The other panels follow that point from budget to budget, with "
+        f"{100 * one.fit.confidence:g} % intervals over refits; right of the dotted line no run was made.{beyond}",
+        "the price of tuning: learning rates were not tuned for each size. The intervals are those of this law, if it holds; they do "
+        "not cover another law.",
+        panels,
+        keys,
+    )
 
 
 def _task(drawn: Figures, measure: Measure) -> Iterator[Figure]:

@@ -11,6 +11,7 @@ from mimcore.scaling.drawing import INK, PLOT_HEIGHT, PLOT_WIDTH, Panel, render
 from mimcore.scaling.estimate import Fit
 from mimcore.scaling.layers import capital, data
 from mimcore.scaling.numbers import number, short
+from mimcore.scaling.pools import at_pool
 from mimcore.scaling.saturation import saturates
 from mimcore.scaling.statistics import Interval
 from mimcore.scaling.table import Run
@@ -51,6 +52,7 @@ def saturated(fit: Fit, runs: Sequence[Run], margin: float) -> list[Saturated]:
     for model, parameters in _models(runs).items():
         longest = max(float(run.images_seen) for run in runs if run.setting.model == model)
         at = {name: value for name, value in (("encoder_params", parameters), ("images_seen", longest)) if name in law}
+        at |= {name: float(values[0]) for name, values in at_pool(fit, None, 1).items()}
         found.append(Saturated(model, parameters, longest, gain, saturates(fit, "unique_images", at, gain)))
     return found
 
@@ -64,6 +66,7 @@ def figure(fit: Fit, found: Sequence[Saturated], colours: Mapping[str, str], obj
     for model in found:
         at = {"encoder_params": model.parameters, "images_seen": model.images_seen}
         rows = {name: np.full(len(grid), value) for name, value in at.items() if name in names}
+        rows |= at_pool(fit, None, len(grid))
         before = fit.predict({**rows, "unique_images": grid})
         after = fit.predict({**rows, "unique_images": 2 * grid})
         gains = before.mean - after.mean

@@ -7,10 +7,11 @@ import numpy as np
 
 from mimcore import registry
 from mimcore.errors import UserError
-from mimcore.scaling.estimate import Fit, fit_law
+from mimcore.scaling.estimate import Fit
 from mimcore.scaling.frontier import Allocation, Price, frontier, iso_flop
 from mimcore.scaling.observations import Observations
-from mimcore.scaling.table import VAL_LOSS, Array, Run
+from mimcore.scaling.pools import at_pool, fit_levels, levelled, levels
+from mimcore.scaling.table import POOL, VAL_LOSS, Array, Run
 
 #: Laws that are tried where none was chosen by its forecasts, the first that the runs can pin down is taken.
 LAWS = ("repetition", "joint", "chinchilla")
@@ -33,15 +34,30 @@ class Outlook:
         fit: the law.
         runs: in the order of the fit's rows.
         price: of an image in training.
-        unique_images: what the frontier takes for granted: the largest subset.
-        curves: for each budget: sizes and the loss there, each ``(N,)``.
-        frontier: from the cheapest run's budget to ten times the dearest's.
+        divisions: of budgets, on the images of each pool.
     """
 
     objective: str
     fit: Fit
     runs: tuple[Run, ...]
     price: Price
+    divisions: tuple["Division", ...]
+
+
+@dataclass(frozen=True)
+class Division:
+    """How budgets are best divided between model and length, on the images of one pool.
+
+    Attributes:
+        pool: None where the runs are of one, or of pools that are alike.
+        runs: of that pool.
+        unique_images: what the frontier takes for granted: the pool's largest subset.
+        curves: for each budget: sizes and the loss there, each ``(N,)``.
+        frontier: from the cheapest run's budget to ten times the dearest's.
+    """
+
+    pool: str | None
+    runs: tuple[Run, ...]
     unique_images: float
     curves: tuple[tuple[float, Array, Array], ...]
     frontier: tuple[Allocation, ...]
@@ -71,7 +87,16 @@ def outlook(runs: Sequence[Run], objective: str, confidence: float, preferred: S
         price = Price.of(sizes, [run.flops / run.images_seen for run in mine])
     except UserError as error:
         return f"The runs of {objective} cannot be priced: {error}"
-    return _outlook(objective, fit, mine, price)
+    divisions = tuple(_divide(fit, mine, price, pool, part) for pool, part in by_pool(mine).items())
+    return Outlook(objective, fit, mine, price, divisions)
+
+
+def by_pool(runs: Sequence[Run]) -> dict[str | None, tuple[Run, ...]]:
+    """Runs of each pool, that with the most first; all of them under None where one is known. Of an unknown pool: of the first."""
+    pools = levels([run.pool for run in runs])
+    if not pools[1:]:
+        return {None: tuple(runs)}
+    return {pool: tuple(run for run in runs if (run.pool or pools[0]) == pool) for pool in pools}
 
 
 def fit_one(runs: Sequence[Run], confidence: float, laws: Sequence[str], needed: Collection[str]) -> Fit | str:
@@ -91,7 +116,9 @@ def fit_one(runs: Sequence[Run], confidence: float, laws: Sequence[str], needed:
         np.array([run.values[VAL_LOSS] for run in runs]),
         tuple(run.name for run in runs),
         "validation loss",
+        columns={POOL: np.array([run.pool or "" for run in runs], dtype=object)},
     )
+    rows = levelled(rows)
     reason = "none was tried."
     for name in dict.fromkeys(laws):
         law = registry.load("law", name).Law()
@@ -99,21 +126,22 @@ def fit_one(runs: Sequence[Run], confidence: float, laws: Sequence[str], needed:
         if not set(needed) <= known <= set(rows.variables):
             continue
         try:
-            return fit_law(law, rows, {"bootstrap": REFITS, "confidence": confidence})
+            return fit_levels(law, rows, {"bootstrap": REFITS, "confidence": confidence})
         except UserError as error:
             reason = str(error)
     return reason
 
 
-def _outlook(objective: str, fit: Fit, runs: tuple[Run, ...], price: Price) -> Outlook:
+def _divide(fit: Fit, runs: Sequence[Run], price: Price, pool: str | None, mine: tuple[Run, ...]) -> Division:
     spent = [run.flops for run in runs]
-    largest = max(float(run.unique_images) for run in runs)
+    largest = max(float(run.unique_images) for run in mine)
+    others = {"unique_images": largest} | {name: float(values[0]) for name, values in at_pool(fit, pool, 1).items()}
     sizes = fit.observations.variables["encoder_params"]
     span = np.geomspace(sizes.min() / 2, sizes.max() * 2, 41)
     curves = []
     for budget in np.geomspace(min(spent), max(spent) * AHEAD, CURVES):
-        at = iso_flop(fit, float(budget), price, span, {"unique_images": largest})
+        at = iso_flop(fit, float(budget), price, span, others)
         curves.append((float(budget), span, fit.predict(at).mean))
     budgets = np.geomspace(min(spent), max(spent) * AHEAD, BUDGETS).tolist()
-    best = frontier(fit, budgets, price, {"unique_images": largest})
-    return Outlook(objective, fit, runs, price, largest, tuple(curves), tuple(best))
+    best = frontier(fit, budgets, price, others)
+    return Division(pool, mine, largest, tuple(curves), tuple(best))

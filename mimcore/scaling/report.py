@@ -4,6 +4,7 @@ Beside it: its figures as PNG and SVG, ``report.md`` for a pull request, ``table
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def report(
     """
     rows = read_results(results / "results.parquet")
     fitted = artifacts.read_json(fit)
+    if fitted["options"].get("pools") == "alike":
+        rows = [replace(row, pool=None) for row in rows]
     notes = artifacts.read_json(results / "notes.json")
     curves = pq.read_table(results / "curves.parquet").to_pylist()
     made = runs_of(rows)
@@ -196,7 +199,7 @@ def _laws(rows: Sequence[Row], fitted: Mapping[str, Any]) -> list[dict[str, Any]
     for one in fitted["fits"]:
         setting = Setting(one["objective"], one["model"], one["schedule"])
         line: dict[str, Any] = {
-            "setting": setting_label(setting, settings),
+            "setting": setting_label(setting, settings) + (f" ({one['pool']})" if "pool" in one else ""),
             "quantity": one["quantity"] if one["task"] == "pretrain" else f"{one['task']}: {one['quantity']}",
             "note": one["note"],
             "fitted": one["fitted"],
