@@ -35,22 +35,12 @@ import numpy as np
 from mimcore import registry
 from mimcore.errors import UserError
 from mimcore.scaling.fit_options import Config
-from mimcore.scaling.judge import (
-    AXES,
-    TASK,
-    VALUES,
-    Judged,
-    Split,
-    judge,
-    naive_forecasts,
-    observations,
-    rmse,
-    splits,
-)
+from mimcore.scaling.judge import TASK, VALUES, Judged, Split, judge, naive_forecasts, rmse, splits
 from mimcore.scaling.law import ScalingLaw, Variable
 from mimcore.scaling.numbers import number
 from mimcore.scaling.observations import Observations
 from mimcore.scaling.pools import levelled, levels, shifts
+from mimcore.scaling.rows import AXES, observations
 from mimcore.scaling.statistics import tidy
 from mimcore.scaling.table import POOL, VAL_LOSS, Measure, Run, Setting
 
@@ -79,8 +69,9 @@ def choose(
     through: dict[str, ScalingLaw] = {}
     for measure in measures:
         entries = found.setdefault(f"{measure.task} {measure.metric}", [])
+        guess = options.guess.get(f"{measure.task}/{measure.metric}")
         for objective in dict.fromkeys(run.setting.objective for run in runs):
-            rows = observations([run for run in runs if run.setting.objective == objective], measure)
+            rows = observations([run for run in runs if run.setting.objective == objective], measure, guess)
             tried = [law for law in together if law.name != TASK or measure[:2] != VAL_LOSS]
             if rows is None or not tried:
                 continue
@@ -96,7 +87,7 @@ def choose(
             }
             entries.append(about | measure._asdict() | entry)
         for setting in dict.fromkeys(run.setting for run in runs):
-            rows = observations([run for run in runs if run.setting == setting], measure)
+            rows = observations([run for run in runs if run.setting == setting], measure, guess)
             if rows is None or not alone:
                 continue
             left_out = sorted(risen.get(setting, ()))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mimcore import artifacts, registry
-from mimcore.definition import resolve
+from mimcore.definition import nearest, resolve
 from mimcore.errors import UserError
 from mimcore.scaling import diagnostics
 from mimcore.scaling.bootstrap import Curve, along, replicate_fits
@@ -84,6 +84,7 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
     config = resolve(Config, options, "fit")
     law = _curve_law(config.law)
     rows = read_results(results)
+    _refuse_unknown(config, headlines_of(rows))
     several = len(levels([row.pool for row in rows])) > 1
     if config.pools == "alike":
         rows = [replace(row, pool=None) for row in rows]
@@ -107,7 +108,7 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
         for setting in settings_of(runs)
     }
     found = {
-        "options": config.model_dump(mode="json", exclude={"claims"} | (set() if several else {"pools"})),
+        "options": config.model_dump(mode="json", exclude={"claims", *_left_out(config, several)}),
         "law": {"name": law.name, "formula": law.formula, "parameters": [p.name for p in law.parameters]},
         "fits": fits,
         "laws": choose(
@@ -121,6 +122,24 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
     with artifacts.directory(output) as folder:
         artifacts.write_json(folder / "fit.json", found)
     return found
+
+
+def _left_out(config: Config, several: bool) -> set[str]:
+    """Options that change nothing here, and are not told of: of pools where there is one, and of scores where none is named."""
+    unchanged = {name for name in ("outlook", "guess") if name not in config.model_fields_set}
+    return unchanged if several else {*unchanged, "pools"}
+
+
+def _refuse_unknown(config: Config, measures: Sequence[Measure]) -> None:
+    known = {f"{measure.task}/{measure.metric}": measure for measure in measures}
+    for option, names in (("outlook", config.outlook), ("guess", tuple(config.guess))):
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"fit.{option}: no task of the results has the headline '{name}'; {nearest(name, known)}"
+                )
+            if option == "guess" and not known[name].higher_is_better:
+                raise UserError(f"fit.guess: less of {name} is better, so that no guess limits it; take it out.")
 
 
 def _curve_law(name: str) -> Curve:

@@ -1,6 +1,7 @@
 """The ``fit`` block of ``params.yaml``."""
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -54,6 +55,12 @@ class Config(Definition):
     #: Leave the sizes at which the validation loss rose again out of the laws of their setting, if enough sizes
     #: remain: an over-fitted run is in another regime. What is left out is listed with the fit.
     exclude_risen: bool = True
+    #: Metrics beside the validation loss of which the report says where more images stop paying and which runs to make next: headlines,
+    #: as task/metric. Where no law forecasts one better than can be done without a law, the report says that instead.
+    outlook: tuple[str, ...] = ()
+    #: The score of a guess, by task/metric, such as ``linear/top1: 0.1`` for ten classes alike. The laws of such a metric are of the odds,
+    #: (1 - score) / (score - guess), so that none of their forecasts leaves that range; of other scores they are of the error, 1 - score.
+    guess: dict[str, float] = Field(default_factory=dict)
     #: What is held against the runs, by name (docs/claims.md): what a study's paper claims, or else what the literature says of
     #: masked image modeling in general.
     claims: dict[str, Claim] = DEFAULTS
@@ -65,6 +72,17 @@ class Config(Definition):
         for name in (given,) if isinstance(given, str) else given:
             if name not in known:
                 raise ValueError(f"there is no law called '{name}'; {nearest(name, known)}")
+        return given
+
+    @field_validator("outlook", "guess")
+    @classmethod
+    def _are_metrics(cls, given: Any) -> Any:
+        for name in given:
+            if not re.fullmatch(r"\w+/\w+", name):
+                raise ValueError(f"'{name}' is no task/metric, such as linear/top1")
+        for name, score in given.items() if isinstance(given, dict) else ():
+            if not 0 <= score < 1:
+                raise ValueError(f"the score of a guess is at least 0 and below 1, and {name} has {score:g}")
         return given
 
     @field_validator("holdout")

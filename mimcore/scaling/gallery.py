@@ -8,20 +8,19 @@ from mimcore.scaling import alike, bets, chosen, more_data, outlook_figures, ove
 from mimcore.scaling.drawing import Key, Panel
 from mimcore.scaling.figure import Figure, Section, Table
 from mimcore.scaling.layers import capital
-from mimcore.scaling.numbers import interval, number, short
-from mimcore.scaling.outlook import Division, Outlook, fit_one
+from mimcore.scaling.numbers import interval, short
+from mimcore.scaling.outlook import LOSS, Asked, Division, Outlook, divide
 from mimcore.scaling.plots import Figures
 from mimcore.scaling.summary import label
-from mimcore.scaling.table import PRETRAIN, VAL_LOSS, Measure
+from mimcore.scaling.table import PRETRAIN, Measure
 
 #: Tasks whose sections are open when the page is.
 OPEN_TASKS = 3
-LOSS = Measure(*VAL_LOSS, False)
 
 
 def gallery(
     drawn: Figures,
-    outlooks: Mapping[str, Outlook | str],
+    outlooks: Mapping[Asked, Mapping[str, Outlook | str]],
     forecasts: Sequence[Mapping[str, Any]],
     judged: Sequence[Mapping[str, Any]],
 ) -> list[Section]:
@@ -29,19 +28,24 @@ def gallery(
 
     Args:
         drawn: the study.
-        outlooks: one law for all runs of each objective, or a sentence why there is none.
+        outlooks: of each metric that is asked for, one law for all runs of each objective, or a sentence why there is none.
         forecasts: all that are stored.
         judged: those of runs that were made since, with what was observed.
     """
     tasks = [measure for measure in drawn.measures if measure.task != PRETRAIN]
     found = [
-        Section("pretraining", "The validation loss", tuple(_loss(drawn, outlooks))),
+        Section("pretraining", "The validation loss", tuple(_loss(drawn, outlooks[LOSS]))),
         Section("over-fitting", "Over-fitting", tuple(_overfitting(drawn))),
-        Section("budget", "Model, data and length together", tuple(_budget(drawn, outlooks))),
+        Section("budget", "Model, data and length together", tuple(_budget(drawn, outlooks[LOSS]))),
     ]
+    asked = {one.measure: more_data.figure(drawn, one, of) for one, of in outlooks.items() if one != LOSS}
     for i, measure in enumerate(tasks):
         name = capital(label(measure))
-        found.append(Section(f"task-{measure.task}", name, tuple(_task(drawn, measure)), folded=i >= OPEN_TASKS))
+        found.append(
+            Section(
+                f"task-{measure.task}", name, tuple(_task(drawn, measure, asked.get(measure))), folded=i >= OPEN_TASKS
+            )
+        )
     found.append(Section("same", "Does it come to the same?", (_equivalence(drawn),)))
     found.append(Section("bets", "Forecasts made before the runs", (bets.figure(forecasts, judged),)))
     return found
@@ -60,7 +64,7 @@ def _loss(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[Fig
             drawn.scaling(measure),
             drawn.keys(),
         )
-    yield _saturation(drawn, outlooks)
+    yield more_data.figure(drawn, LOSS, outlooks)
     yield Figure(
         "curves",
         "Loss while training",
@@ -72,45 +76,15 @@ def _loss(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[Fig
     )
 
 
-def _saturation(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Figure:
-    margin = float(drawn.fitted["options"]["margin"])
-    panels, rows, reasons = [], [], []
-    for objective, one in outlooks.items():
-        runs = [run for run in drawn.runs if run.setting.objective == objective]
-        fit = one if isinstance(one, str) else one.fit
-        if isinstance(fit, str) or "unique_images" not in {variable.name for variable in fit.law.variables}:
-            known = {"model_data"} if len({run.encoder_params for run in runs}) > 1 else {"power"}
-            laws = [*chosen.preferred(drawn.fitted, objective), *known]
-            fit = fit_one(runs, float(drawn.fitted["options"]["confidence"]), laws, {"unique_images"})
-        if isinstance(fit, str):
-            reasons.append(f"No law in unique images could be fitted to the runs of {objective}: {fit}")
-            continue
-        found = more_data.saturated(fit, runs, margin)
-        panels.append(more_data.figure(fit, found, drawn.model_colours, objective))
-        rows += [(objective, part.model, short(part.images_seen), number(part.gain, 2), part.beyond) for part in found]
-    if not panels:
-        return Figure("saturation", "Where more data stops paying", missing=" ".join(reasons))
-    return Figure(
-        "saturation",
-        "Where more data stops paying",
-        f"The fall of the loss that doubling the images buys by one law for all runs, with its interval. The dashed line is "
-        f"{100 * margin:g} % of the lowest loss (the fit's option 'margin'); right of the dotted line lie no "
-        f"runs. The table says beyond how many "
-        "images a doubling buys less than that.",
-        "that a task saturates there too, or that other images than more of the same kind would not help.",
-        panels,
-        [Key(model, colour) for model, colour in drawn.model_colours.items()],
-        Table(("objective", "model", "images seen", "a doubling must buy", "it buys less beyond"), tuple(rows)),
-    )
-
-
 def _overfitting(drawn: Figures) -> Iterator[Figure]:
     several = len(drawn.objectives) > 1
     panels: list[Panel] = []
     for objective in drawn.objectives:
         runs = [run for run in drawn.runs if run.setting.objective == objective]
         threshold = drawn.fitted["diagnostics"]["overfitting"]["thresholds"][objective]
-        panels += overfit_map.loss_maps(runs, objective if several else "", _noise(drawn, objective, LOSS), threshold)
+        panels += overfit_map.loss_maps(
+            runs, objective if several else "", _noise(drawn, objective, LOSS.measure), threshold
+        )
     lengths = len({run.images_seen for run in drawn.runs})
     lacking = "" if lengths > 1 else " The study has one length: whether the loss rises with length cannot be told."
     yield Figure(
@@ -127,7 +101,7 @@ def _overfitting(drawn: Figures) -> Iterator[Figure]:
 
 
 def _budget(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[Figure]:
-    yield _laws(drawn, LOSS, "laws-loss")
+    yield _laws(drawn, LOSS.measure, "laws-loss")
     done = [one for one in outlooks.values() if not isinstance(one, str)]
     if not done:
         yield Figure(
@@ -147,7 +121,7 @@ def _budget(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[F
         models,
     )
     for one in done:
-        for part in one.divisions:
+        for part in divide(one):
             yield _divided(one, part, len(done) > 1)
 
 
@@ -178,7 +152,7 @@ def _divided(one: Outlook, part: Division, named: bool) -> Figure:
     )
 
 
-def _task(drawn: Figures, measure: Measure) -> Iterator[Figure]:
+def _task(drawn: Figures, measure: Measure, saturation: Figure | None) -> Iterator[Figure]:
     name = measure.task
     yield Figure(
         f"scaling-{name}",
@@ -189,6 +163,8 @@ def _task(drawn: Figures, measure: Measure) -> Iterator[Figure]:
         drawn.scaling(measure),
         drawn.keys(),
     )
+    if saturation:
+        yield saturation
     panels = drawn.correlation(measure)
     told = [one for one in drawn.fitted["diagnostics"]["correlation"] if (one["task"], one["metric"]) == measure[:2]]
     able = [one for one in told if one["all"]]

@@ -12,16 +12,10 @@ from mimcore.scaling.extrapolate import baseline_forecasts
 from mimcore.scaling.fit_options import Config
 from mimcore.scaling.law import ScalingLaw, Variable
 from mimcore.scaling.numbers import count
-from mimcore.scaling.observations import Link, Observations
+from mimcore.scaling.observations import Observations
 from mimcore.scaling.pools import PREFIX, fit_levels, shifted_in, spread
-from mimcore.scaling.table import POOL, VAL_LOSS, Array, Measure, Run, Setting
+from mimcore.scaling.table import POOL, VAL_LOSS, Array
 
-#: The axes of a study, each with the unit of its law; the largest value of each is held out in turn.
-AXES = (
-    Variable("unique_images", "images"),
-    Variable("encoder_params", "parameters"),
-    Variable("images_seen", "images"),
-)
 #: An axis needs so many values to be held out: with the largest gone, two must remain for a law to see a slope.
 VALUES = 3
 TASK = "task"
@@ -42,32 +36,6 @@ class Judged(NamedTuple):
     forecasts: tuple[Array, ...] | None
     through: str | None
     note: str | None
-
-
-def observations(runs: Sequence[Run], measure: Measure) -> Observations | None:
-    """The runs that have a measure, as rows: their axes and their validation loss; None if there are none.
-
-    A metric of which more is better has a ceiling of 1: its error, 1 - metric, is what the laws are of.
-    """
-    key = (measure.task, measure.metric)
-    having = [run for run in runs if key in run.values]
-    if not having:
-        return None
-    variables = {axis.name: np.array([float(getattr(run, axis.name)) for run in having]) for axis in AXES}
-    losses = np.array([run.values.get(VAL_LOSS, np.nan) for run in having])
-    texts = {name: [getattr(run.setting, name) for run in having] for name in Setting._fields}
-    texts |= {name: [getattr(run, name) for run in having] for name in ("subset", "seed", "source")}
-    texts[POOL] = [run.pool or "" for run in having]
-    names = tuple(run.name for run in having)
-    columns = {name: np.array(values, dtype=object) for name, values in {**texts, "run": names}.items()}
-    return Observations(
-        {**variables, "val_loss": losses},
-        np.array([run.values[key] for run in having]),
-        names,
-        measure.metric,
-        Link(1.0) if measure.higher_is_better else Link(),
-        {**variables, "val_loss": losses, **columns},
-    )
 
 
 def splits(rows: Observations, axes: Sequence[Variable], holdout: str | None) -> tuple[list[Split], list[str]]:

@@ -103,14 +103,28 @@ def at_pool(fit: Fit, pool: str | None, count: int) -> dict[str, Array]:
 def shifts(fit: Fit) -> dict[str, tuple[float, float, float]]:
     """How far the metric of each further pool lies above that of the first: value and ends of the interval (NaN without one).
 
-    A metric of which more is better is taken by its error, so that what raises the error lowers it.
+    A metric of which more is better is taken by its error, so that what raises the error lowers it. A law of odds has no constant
+    in the metric: it is the mean over the runs of that pool.
     """
+    if fit.observations.link.floor is not None:
+        return {pool: _mean_shift(fit, PREFIX + pool) for pool in shifted_in(fit.observations)}
     sign = 1.0 if fit.observations.link.ceiling is None else -1.0
     return {
         name.removeprefix(f"shift_{PREFIX}"): (sign * value, *sorted((sign * low, sign * high)))
         for name, (value, low, high) in fit.intervals().items()
         if name.startswith(f"shift_{PREFIX}")
     }
+
+
+def _mean_shift(fit: Fit, name: str) -> tuple[float, float, float]:
+    rows = fit.observations.only(fit.observations.variables[name] == 1)
+    there, first = (fit.predict({**rows.variables, name: np.full(len(rows), at)}) for at in (1.0, 0.0))
+    value = float(np.mean(there.mean - first.mean))
+    if not len(there.ensemble):
+        return value, np.nan, np.nan
+    tail = 0.5 - fit.confidence / 2
+    low, high = np.quantile(np.mean(there.ensemble - first.ensemble, axis=1), [tail, 1 - tail])
+    return value, float(low), float(high)
 
 
 def spread(rows: Observations, values: Array) -> NDArray[np.bool_]:

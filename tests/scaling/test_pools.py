@@ -16,10 +16,11 @@ from mimcore.errors import UserError
 from mimcore.scaling.choose import choose
 from mimcore.scaling.fit import fit
 from mimcore.scaling.fit_options import Config
-from mimcore.scaling.judge import AXES, observations, splits
+from mimcore.scaling.judge import splits
 from mimcore.scaling.next_runs import next_runs
 from mimcore.scaling.outlook import outlook
 from mimcore.scaling.pools import at_pool, fit_levels, levelled, levels, shifts
+from mimcore.scaling.rows import AXES, observations
 from mimcore.scaling.table import Measure, Row, Run, Setting, read_results, write_results
 from mimcore.scaling.words import levels_of
 
@@ -188,7 +189,9 @@ def test_a_law_without_images_cannot_part_the_pool_from_its_size():
 def test_a_pool_whose_size_would_say_the_same_is_refused(sizes, told):
     rows = levelled(observations(runs(0.05, sizes, models=(*MODELS, 4e8, 8e8)), LOSS))
     if told:
-        assert abs(fit_levels(law_of("model_data"), rows, {"bootstrap": 0}).parameters[-1]) == pytest.approx(0.05, abs=0.02)
+        assert abs(fit_levels(law_of("model_data"), rows, {"bootstrap": 0}).parameters[-1]) == pytest.approx(
+            0.05, abs=0.02
+        )
         return
     with pytest.raises(
         UserError, match=r"cannot tell its level from what the law 'model_data' says of scale.*'pools: alike'"
