@@ -101,7 +101,8 @@ def next_runs(one: Outlook) -> NextRuns | None:
 
     def told(index: int) -> NextRun:
         model, pool, images, seen = open_[index]
-        value = (float(ahead.mean[index]), *sorted((float(ahead.low[index]), float(ahead.high[index]))))
+        low, high = sorted((float(ahead.low[index]), float(ahead.high[index])))
+        value = (float(ahead.mean[index]), low, high)
         better = sign * (best[pool] - value[0])
         return NextRun(model, pool, images, seen, float(costs[index]), value, better, removed.get(index, 0.0))
 

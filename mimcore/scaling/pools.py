@@ -109,11 +109,12 @@ def shifts(fit: Fit) -> dict[str, tuple[float, float, float]]:
     if fit.observations.link.floor is not None:
         return {pool: _mean_shift(fit, PREFIX + pool) for pool in shifted_in(fit.observations)}
     sign = 1.0 if fit.observations.link.ceiling is None else -1.0
-    return {
-        name.removeprefix(f"shift_{PREFIX}"): (sign * value, *sorted((sign * low, sign * high)))
-        for name, (value, low, high) in fit.intervals().items()
-        if name.startswith(f"shift_{PREFIX}")
-    }
+    found = {}
+    for name, (value, low, high) in fit.intervals().items():
+        if name.startswith(f"shift_{PREFIX}"):
+            ends = (low, high) if sign > 0 else (-high, -low)
+            found[name.removeprefix(f"shift_{PREFIX}")] = (sign * value, *ends)
+    return found
 
 
 def _mean_shift(fit: Fit, name: str) -> tuple[float, float, float]:

@@ -140,7 +140,8 @@ def _outlooks(
     }
     directions = {f"{one['task']}/{one['metric']}": bool(one["higher_is_better"]) for one in fitted["fits"]}
     for name in options.get("outlook", ()):
-        measure = Measure(*name.split("/"), directions[name])
+        task, _, metric = name.partition("/")
+        measure = Measure(task, metric, directions[name])
         asked = Asked(measure, options.get("guess", {}).get(name))
         for one in () if measure == LOSS.measure else objectives:
             laws = extrapolating(fitted, one, measure)

@@ -191,7 +191,8 @@ def _forecasts(summary: Sequence[Line], fitted: Mapping[str, Any]) -> list[str]:
                 f"{interval(value, low, high)}{unsure} of {setting_label(line.setting, settings)}; "
                 f"{count(one['points'][-1]['unique_images'])} images give {number(now)}."
             )
-        found += _longer(line, summary, line.ends[LOSS][1].value if of and line.ends[LOSS] else now)
+        ends = line.ends[LOSS]  # the largest subset may be of another pool than the curve
+        found += _longer(line, summary, ends[1].value if of and ends else now)
     return found
 
 
@@ -213,8 +214,8 @@ def _longer(line: Line, summary: Sequence[Line], now: float) -> list[str]:
 def levels_of(fitted: Mapping[str, Any], measure: Measure = LOSS) -> Iterator[str]:
     """Say how far apart the pools lie, by the law that was chosen or else the first that could be fitted."""
     for one in entries(fitted, measure):
-        law = next(iter(one["candidates"]), None)
-        for pool, by in (law or {}).get("shifts", {}).items():
+        law: Mapping[str, Any] = next(iter(one["candidates"]), {})
+        for pool, by in law.get("shifts", {}).items():
             value, low, high = (by[part] for part in ("value", "low", "high"))
             way, after = "above", ""
             if value < 0:

@@ -18,7 +18,8 @@ from mimcore.scaling.fit import fit
 from mimcore.scaling.fit_options import Config
 from mimcore.scaling.judge import splits
 from mimcore.scaling.next_runs import next_runs
-from mimcore.scaling.outlook import outlook
+from mimcore.scaling.outlook import LOSS as ASKED
+from mimcore.scaling.outlook import divide, outlook
 from mimcore.scaling.pools import at_pool, fit_levels, levelled, levels, shifts
 from mimcore.scaling.rows import AXES, observations
 from mimcore.scaling.table import Measure, Row, Run, Setting, read_results, write_results
@@ -62,7 +63,7 @@ def without_pools(made):
 
 
 def test_a_known_shift_comes_back_with_an_interval_that_holds_it():
-    entry = chosen(runs(0.05))
+    entry = chosen(runs(0.05, seed=1))
     assert entry["pools"] == ["near", "far"]
     assert entry["rows"]["pool"] == ["near"] * 12 + ["far"] * 6
     found = entry["candidates"][0]
@@ -76,11 +77,11 @@ def test_a_known_shift_comes_back_with_an_interval_that_holds_it():
 
 def test_how_often_the_interval_holds_the_shift():
     held = []
-    for seed in range(40):
+    for seed in range(12):
         rows = levelled(observations(runs(0.03, noise=0.004, seed=seed), LOSS))
         (_, low, high) = shifts(fit_levels(law_of("model_data"), rows, {"bootstrap": 200, "confidence": 0.9}))["far"]
         held.append(low <= 0.03 <= high)
-    assert sum(held) >= 31  # of 40 at 90 %, a count of 30 or fewer has a chance below 0.5 %
+    assert sum(held) >= 8  # of 12 at 90 %: a count of 7 or fewer has a chance of 0.4 %
 
 
 def test_forecasts_of_each_pool_are_better_than_of_all_as_one():
@@ -91,15 +92,17 @@ def test_forecasts_of_each_pool_are_better_than_of_all_as_one():
         fit_levels(law_of("model_data"), levelled(observations(part, LOSS)), {"bootstrap": 200})
         for part in (kept, without_pools(kept))
     )
+    errors = []
     for pool, images in largest.items():
         held = [run for run in made if run.pool == pool and run.unique_images == images]
         observed = np.array([run.values[LOSS[:2]] for run in held])
         variables = observations(held, LOSS).variables
         ahead = apart.predict({**variables, **at_pool(apart, pool, len(held))}, run=True)
-        mixed = together.predict(variables).mean
-        error, without = (float(np.sqrt(np.mean((of - observed) ** 2))) for of in (ahead.mean, mixed))
-        assert error < 0.005 < without
         assert np.all((ahead.low < observed) & (observed < ahead.high))
+        errors.append([of - observed for of in (ahead.mean, together.predict(variables).mean)])
+    error, without = np.sqrt(np.mean(np.square(errors), axis=(0, 2)))
+    assert error < 0.003
+    assert without > 5 * error
     assert (
         chosen(made)["candidates"][0]["rmse_holdout"]
         < 0.2 * chosen(without_pools(made))["candidates"][0]["rmse_holdout"]
@@ -153,15 +156,17 @@ def test_which_pool_comes_first_turns_the_sign_and_no_forecast(shift):
 
 
 def test_more_of_a_score_is_less_of_its_error():
-    by = chosen(runs(0.06), TOP1)["candidates"][0]["shifts"]["far"]
+    by = chosen(runs(0.06, seed=1), TOP1)["candidates"][0]["shifts"]["far"]
     assert by["low"] < -0.02 < by["high"]  # a third of what the loss is higher by
-    (said,) = levels_of({"laws": choose(runs(0.06), (TOP1,), {}, Config(bootstrap=100, laws=("model_data",)))}, TOP1)
-    assert said.startswith("The linear top1 of runs on pool far lies 0.02")
+    (said,) = levels_of(
+        {"laws": choose(runs(0.06, seed=1), (TOP1,), {}, Config(bootstrap=100, laws=("model_data",)))}, TOP1
+    )
+    assert said.startswith("The linear top1 of runs on pool far lies 0.0199")
     assert " below that of runs on near of the same model, images and length (law 'model_data', mae)." in said
 
 
 def test_a_shift_that_may_be_none_is_said_to_be():
-    found = {"laws": choose(runs(0.0, noise=0.01), (LOSS,), {}, Config(bootstrap=100, laws=("model_data",)))}
+    found = {"laws": choose(runs(0.0, noise=0.01, seed=1), (LOSS,), {}, Config(bootstrap=100, laws=("model_data",)))}
     (said,) = levels_of(found)
     assert said.endswith("The interval covers 0, so that there may be no difference.")
 
@@ -170,7 +175,7 @@ def test_a_law_without_images_cannot_part_the_pool_from_its_size():
     made = runs(0.05, truth="joint", seen=SEEN)
     found = {"laws": choose(made, (LOSS,), {}, Config(bootstrap=100, laws=("chinchilla",)))}
     (said,) = levels_of(found)
-    assert said.endswith("That law is not in unique images, so that this holds what their number does as well.")
+    assert "That law is not in unique images, so that this holds what their number does as well." in said
 
 
 @pytest.mark.parametrize(
@@ -220,7 +225,7 @@ def test_what_is_held_out_leaves_runs_that_tell_each_level():
     entry = chosen(runs(), holdout="pool == 'far'")
     assert entry["chosen"] is None
     assert entry["candidates"][0]["note"].startswith(
-        "without pool == 'far': no run of pool 'far' is among these 12 runs"
+        "without pool == 'far': no run of pool 'far' is among these 12, so that"
     )
 
 
@@ -231,22 +236,23 @@ def test_runs_of_no_known_pool_are_taken_for_the_first():
 
 
 def test_advice_and_budgets_are_of_a_pool():
-    one = outlook(runs(0.05, truth="joint", seen=SEEN), "mae", 0.9, ["joint"])
-    assert [part.pool for part in one.divisions] == ["near", "far"]
-    assert [part.unique_images for part in one.divisions] == [1.6e6, 6.4e6]
-    ends = [part.frontier[-1] for part in one.divisions]
+    one = outlook(runs(0.05, truth="joint", seen=SEEN), "mae", ASKED, 0.9, ["joint"])
+    divisions = divide(one)
+    assert [part.pool for part in divisions] == ["near", "far"]
+    assert [part.unique_images for part in divisions] == [1.6e6, 6.4e6]
+    ends = [part.frontier[-1] for part in divisions]
     truth = law_of("joint")
-    for part, end, shift in zip(one.divisions, ends, (0.0, 0.05), strict=True):
+    for part, end, shift in zip(divisions, ends, (0.0, 0.05), strict=True):
         at = {"encoder_params": end.encoder_params.value, "images_seen": end.images_seen.value}
         at["unique_images"] = part.unique_images
         true = truth.predict(np.array([TRUTHS["joint"]]), {name: np.array([value]) for name, value in at.items()})
         assert end.metric.value == pytest.approx(true[0, 0] + shift, rel=0.02)
     advice = next_runs(one)
-    assert advice.target == "m200000000 on 13M images of far, 1.0B images seen"
+    assert advice.target == "m200000000 on 13M images of far, 1B images seen"
     lowest = {pool: min(run.values[LOSS[:2]] for run in one.runs if run.pool == pool) for pool in SIZES}
-    for run in (*advice.telling, *advice.lowering):
+    for run in (*advice.telling, *advice.bettering):
         assert run.unique_images in (*SIZES[run.pool], 2 * max(SIZES[run.pool]))
-        assert run.fall == pytest.approx(lowest[run.pool] - run.loss[0])
+        assert run.better == pytest.approx(lowest[run.pool] - run.value[0])
 
 
 def rows_of(made):
