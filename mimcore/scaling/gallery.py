@@ -13,6 +13,7 @@ from mimcore.scaling.outlook import LOSS, Asked, Division, Outlook, divide
 from mimcore.scaling.plots import Figures
 from mimcore.scaling.summary import label
 from mimcore.scaling.table import PRETRAIN, Measure
+from mimcore.scaling.words import levels_of
 
 #: Tasks whose sections are open when the page is.
 OPEN_TASKS = 3
@@ -58,7 +59,7 @@ def _loss(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[Fig
             "scaling",
             "What more data buys",
             "A marker for each run; lines are the law of each model and length with its interval over seeds and sizes, paler where it "
-            "forecasts.",
+            f"forecasts.{_of_pools(drawn)}",
             "that the same law holds further out, or what another learning rate would have reached. Losses of two objectives are of "
             "different things: compare their tasks.",
             drawn.scaling(measure),
@@ -158,7 +159,7 @@ def _task(drawn: Figures, measure: Measure, saturation: Figure | None) -> Iterat
         f"scaling-{name}",
         f"{capital(label(measure))} against data",
         "A marker for each run; lines are fitted laws of the error rate with their intervals, paler where they forecast; dotted lines are "
-        "what needs no pretraining.",
+        f"what needs no pretraining.{_of_pools(drawn)}",
         "what another recipe of the task would give; the test set's own error is not in the bands.",
         drawn.scaling(measure),
         drawn.keys(),
@@ -216,6 +217,7 @@ def _laws(drawn: Figures, measure: Measure, name: str) -> Figure:
         for part in chosen.remarks(one):
             said.setdefault(part, []).append(chosen.name_of(one))
     remarks = [part if len(of) == len(found) else f"{', '.join(of)}: {part}" for part, of in said.items()]
+    remarks += levels_of(drawn.fitted, measure)
     return Figure(
         name,
         "Laws, chosen by what they forecast",
@@ -266,6 +268,13 @@ def _equivalence(drawn: Figures) -> Figure:
         alike.figure(pairs),
         alike.KEYS,
     )
+
+
+def _of_pools(drawn: Figures) -> str:
+    """What the curves are of, where the runs are of several pools."""
+    if not drawn.pools[1:]:
+        return ""
+    return f" Each curve is of one pool ({', '.join(drawn.pools)}); where a pool has too few sizes for a curve, its markers stand alone."
 
 
 def _noise(drawn: Figures, objective: str, measure: Measure) -> float | None:

@@ -96,8 +96,9 @@ def figure(drawn: Figures, asked: Asked, outlooks: Mapping[str, Outlook | str]) 
     name = "saturation" if loss else f"saturation-{asked.measure.task}"
     if not panels:
         return Figure(name, "Where more data stops paying", missing=" ".join(reasons))
-    change = "fall of the loss" if loss else f"change of the {label(asked.measure)} for the better"
-    best = "lowest loss" if loss else "best score" if asked.measure.higher_is_better else "lowest value"
+    rises = asked.measure.higher_is_better
+    change = "fall of the loss" if loss else f"{'rise' if rises else 'fall'} of the {label(asked.measure)}"
+    best = "lowest loss" if loss else "highest score" if rises else "lowest value"
     return Figure(
         name,
         "Where more data stops paying",

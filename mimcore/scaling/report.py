@@ -155,7 +155,7 @@ def _advice(outlooks: Mapping[Asked, Mapping[str, Outlook | str]], pace: float |
     found: list[dict[str, Any]] = []
     for asked, objective, one in ((asked, *pair) for asked, of in outlooks.items() for pair in of.items()):
         about = f" of {objective}" if len(outlooks[asked]) > 1 else ""
-        what = "" if asked == LOSS else f" for the {label(asked.measure)}"
+        score = "" if asked == LOSS else f"the {label(asked.measure)} of "
         advice = None if isinstance(one, str) else next_runs.next_runs(one)
         if advice is None or isinstance(one, str):
             reason = (
@@ -163,10 +163,12 @@ def _advice(outlooks: Mapping[Asked, Mapping[str, Outlook | str]], pace: float |
                 if isinstance(one, str)
                 else "The law has no refits to judge by, or every run that could be named is made."
             )
-            found.append({"about": what + about, "missing": reason, "tables": []})
+            found.append(
+                {"about": f" for {score.removesuffix(' of ')}" * bool(score) + about, "missing": reason, "tables": []}
+            )
             continue
         titles = (
-            f"Runs that narrow the forecast of {advice.target} most for their cost{what}",
+            f"Runs that narrow the forecast of {score}{advice.target} most for their cost",
             f"Runs that {'raise' if asked.measure.higher_is_better else 'lower'} the {label(asked.measure)} most for their cost",
         )
         told = []
