@@ -96,6 +96,33 @@ def test_a_broken_file_of_forecasts_is_said(whole_study, content):
         write(whole_study, json.loads(content))
 
 
+def test_subsets_of_two_pools_have_levels_of_their_own(whole_study, tmp_path):
+    shutil.copytree(whole_study / "results", tmp_path / "results")
+    (tmp_path / "runs").mkdir()
+    rows = []
+    for row in read_results(whole_study / "results" / "results.parquet"):
+        far = row.subset in ("n16384", "n32768")
+        above = 0.05 if far and row.task == "pretrain" else 0.0
+        rows.append(replace(row, pool="far" if far else "near", value=row.value + above) if row.kind == "run" else row)
+    write_results(tmp_path / "results" / "results.parquet", rows)
+    fit(tmp_path / "results" / "results.parquet", {"bootstrap": 100, "laws": ["joint"]}, tmp_path / "fit")
+    folder = write(tmp_path, [])
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    said = re.search(
+        r"\* The validation loss of runs on pool far lies ([\d.]+) \[([\d.]+), ([\d.]+)\] above that of runs on near",
+        text,
+    )
+    value, low, high = map(float, said.groups())
+    assert low < value < high
+    assert value == pytest.approx(0.05, abs=0.01)
+    assert "The subsets are of 2 pools (near and far), whose losses may be of different levels" in text
+    assert "Each curve is of one pool (near, far)" in text
+    assert {path.stem for path in folder.glob("iso-flop*.svg")} == {"iso-flop-near", "iso-flop-far"}
+    assert "unique images of pool far: a larger model sees fewer" in text
+    assert re.search(r"\| model \| pool \| unique images \|.*\n.*\n\| (tiny|small) \| (near|far) \|", text)
+    assert "small long (near)" in text
+
+
 def test_phases_and_imported_runs_stand_apart(whole_study, tmp_path):
     """A second phase is an objective of its own; an imported run has a hollow marker and is no run of the study."""
     rows = read_results(whole_study / "results" / "results.parquet")
