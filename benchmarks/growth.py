@@ -47,9 +47,10 @@ models: {tiny: {architecture: vit_tiny_patch16_224, image_size: 32, patch_size: 
 objectives: {mae: {decoder_embed_dim: 32, decoder_depth: 1, decoder_num_heads: 2}}
 schedules:
   short: {images_seen: 64, batch_size: 16, warmup_images: 16, precision: float32, validations: 1, validation_images: 16}
-tasks: {linear: {pool: digits}}
+features: {digits: {pool: digits}}
+tasks: {linear: {features: digits}}
 study: {title: one run, pools: [digits], subsets: [n150], models: [tiny], objectives: [mae], schedules: [short], seeds: [s0],
-  tasks: [linear], extra: {}, phases: {}}
+  features: [digits], probes: [linear], tasks: [], extra: {}, phases: {}}
 execution: {device: cpu, workers: 0}
 """
 RUN = "mae-tiny-n150-short-s0"
@@ -198,7 +199,7 @@ def main() -> None:
             add(axis, place(value), "step", spent, "s")
             add(axis, place(value), "products", flops / spent / 1e9, "GFLOP/s")
     if "ranks" in wanted and device.type == "cpu":
-        for ranks in (1, 2):
+        for ranks in (1, 2, 4):
             add("ranks", ranks, "step", of_ranks(ranks, arguments), "s")
     if "micro-batch" in wanted:
         run, images = run_of(arguments.precision, device)
@@ -223,6 +224,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
         ("tokens", "step", "seconds of a step"),
         ("width", "step", "seconds of a step"),
         ("depth", "step", "seconds of a step"),
+        ("ranks", "step", "seconds of a step"),
         ("micro-batch", "activations", "MiB kept for backward"),
     ):
         values = [row for row in rows if row["axis"] == axis and row["implementation"] == what]

@@ -11,11 +11,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from flows.forking import SOCKET, offer
 from flows.resources import wait_for
 from mimcore.lifetime import end_with_parent
 
@@ -92,17 +93,21 @@ def run_stage(
         command = [sys.executable, str(Path(__file__).with_name("child.py")), str(os.getpid()), str(mark), stage]
         # The command of a stage says 'python': the one that runs here.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        process = subprocess.Popen(
-            command,
-            cwd=root,
-            env={**os.environ, **environment, "PATH": path, "MIMCORE_PROGRESS": str(progress), "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        own = {"PATH": path, "MIMCORE_PROGRESS": str(progress), "PYTHONUNBUFFERED": "1"}
+        with offer(environment) or nullcontext() as server:
+            process = subprocess.Popen(
+                command,
+                cwd=root,
+                env={**os.environ, **environment, **own, **({SOCKET: str(server.fileno())} if server else {})},
+                pass_fds=[server.fileno()] if server else [],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                # In the session of the fork server, whose forks join the group.
+                process_group=0,
+            )
         assert process.stdout is not None
         with process.stdout as output, _in_charge(process):
             last = _follow(process, output, log, lambda: _look(progress, show))
