@@ -98,7 +98,7 @@ def _points(rows: Sequence[Row]) -> dict[Point, float]:
 def _fits(fitted: Mapping[str, Any]) -> dict[Curve, Mapping[str, Any]]:
     return {
         Curve(
-            f"{one['objective']} {one['model']} {one['schedule']}",
+            f"{one['objective']} {one['model']} {one['schedule']}" + (f" ({one['pool']})" if "pool" in one else ""),
             label(Measure(one["task"], one["metric"], one["higher_is_better"])),
         ): one
         for one in fitted["fits"]

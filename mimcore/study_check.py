@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from mimcore import registry
-from mimcore.definition import problems
+from mimcore.definition import nearest, problems
 from mimcore.errors import UserError
 from mimcore.evaluation.features import FeaturesConfig
 from mimcore.evaluation.task import metrics_of
@@ -14,6 +14,7 @@ from mimcore.sampling.draw import mistakes
 from mimcore.scaling.claim import Claim, Coordinate
 from mimcore.scaling.claim import mistakes as mistakes_of_claim
 from mimcore.scaling.fit_options import Config as FitConfig
+from mimcore.scaling.table import PRETRAIN, VAL_LOSS
 from mimcore.training.schedule import Schedule, branch_start
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def mistakes_of(study: "Study") -> list[str]:
     """Mistakes in the options of all definitions, used or not, and in what must fit together, each with its dotted path."""
-    wrong = problems(FitConfig, study.fit, "fit") or list(_claims_of_nothing(study))
+    wrong = problems(FitConfig, study.fit, "fit") or list(_names_of_nothing(study))
     for kind, config in (("models", ModelConfig), ("schedules", Schedule), ("features", FeaturesConfig)):
         for name, options in study.definitions[kind].items():
             wrong += problems(config, options, f"{kind}.{name}")
@@ -52,8 +53,8 @@ def mistakes_of(study: "Study") -> list[str]:
     return wrong
 
 
-def _claims_of_nothing(study: "Study") -> Iterator[str]:
-    """Names in ``fit.claims`` that are none of the study's."""
+def _names_of_nothing(study: "Study") -> Iterator[str]:
+    """Names in the claims and metrics of ``fit`` that are none of the study's."""
     coordinates: tuple[Coordinate, ...] = ("objective", "model", "subset", "schedule", "seed")
     known = {name: {str(getattr(at, name)) for at in study.runs.values()} for name in coordinates}
     kinds: dict[registry.Kind, list[str]] = {"task": study.grid.tasks, "probe": study.grid.probes}
@@ -62,6 +63,11 @@ def _claims_of_nothing(study: "Study") -> Iterator[str]:
         for kind, names in kinds.items()
         for name in names
     }
+    headlines = [f"{PRETRAIN}/{VAL_LOSS[1]}", *(f"{task}/{next(iter(of))}" for task, of in metrics.items())]
+    for option in ("outlook", "guess"):
+        for name in study.fit.get(option) or ():
+            if name not in headlines:
+                yield f"fit.{option}: '{name}' is the headline of no task of the study; {nearest(name, headlines)}"
     for name, options in (study.fit.get("claims") or {}).items():
         yield from mistakes_of_claim(Claim.model_validate(options), known, metrics, f"fit.claims.{name}")
 

@@ -82,7 +82,7 @@ def collect(study: Study, names: list[str]) -> None:
     rows = []
     for name in names:
         at = study.runs[name]
-        value = loss(study, name)
+        value = loss(study, name) + (0.1 if study.pool_of("subsets", at.subset) == "other" else 0.0)
         for metric in ("val_loss", "seen_loss", "val_loss_minimum"):
             rows.append(
                 Row(
@@ -103,6 +103,7 @@ def collect(study: Study, names: list[str]) -> None:
                     standard_error=None,
                     higher_is_better=False,
                     headline=metric == "val_loss",
+                    pool=study.pool_of("subsets", at.subset),
                 )
             )
     layout.RESULTS.mkdir(parents=True, exist_ok=True)
@@ -210,6 +211,42 @@ def test_a_forecast_is_made_of_the_runs_that_the_law_can_be_asked_of(study: Stud
     text = run("forecast")
     assert [one["run"] for one in read_forecasts(layout.FORECASTS)] == made[-2:]
     assert "Of 24 runs the law says nothing" in text
+
+
+@pytest.fixture
+def two_pools(study: Study) -> Study:
+    """The largest subset is of another pool, whose losses lie 0.1 higher."""
+    text = PARAMS.replace("n16384: {pool: digits", "n16384: {pool: other").replace(
+        "pools: [digits]", "pools: [digits, other]"
+    )
+    other = "  other: {format: digits, images: 100000, image_size: 32, val_images: 1000, seed: 1}\n"
+    Path("params.yaml").write_text(text.replace("pools:\n", f"pools:\n{other}", 1))
+    return Study.read(Path("params.yaml"))
+
+
+def test_a_run_of_another_pool_is_forecast_at_its_own_level(two_pools: Study) -> None:
+    collect(two_pools, [name for name in two_pools.runs if "w128-n16384-" not in name])
+    run("forecast")
+    forecasts = {one["run"]: one for one in read_forecasts(layout.FORECASTS)}
+    assert set(forecasts) == {f"mae-w128-n16384-{length}-s0" for length in ("short", "middle", "long")}
+    for name, one in forecasts.items():
+        assert one["value"] == pytest.approx(loss(two_pools, name) + 0.1, abs=0.02)
+        assert one["low"] <= loss(two_pools, name) + 0.1 <= one["high"]
+    found = advice("--budget", "1e15", "--target", "w256-n16384-long")
+    assert "-n16384-" in found["runs"][0]["run"]
+
+
+def test_of_a_pool_without_a_run_no_law_says_anything(two_pools: Study) -> None:
+    collect(two_pools, [name for name in two_pools.runs if "-n16384-" not in name])
+    with pytest.raises(
+        UserError, match=r"--target: w256-n16384-long is on images of pool 'other', and none of the 27 runs"
+    ):
+        run("advise", "--budget", "1e15")
+    with pytest.raises(UserError, match=r"forecast: mae-w32-n16384-short-s0 is on images of pool 'other'"):
+        run("forecast")
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("fit: {bootstrap: 100}", "fit: {bootstrap: 100, pools: alike}"))
+    assert "9 forecasts added" in run("forecast")
 
 
 def test_one_model_of_one_length_leaves_a_law_of_images_alone(study: Study) -> None:

@@ -107,6 +107,12 @@ def test_structure_and_names(tmp_path: Path, path: str, value: object, message: 
         ("tasks.linear.pool", "digits", "tasks.linear.pool: unknown option"),
         ("pools.digits.format", "digitz", "pools.digits: there is no format called 'digitz'; did you mean 'digits'"),
         ("fit", {"bootstrp": 10}, "fit.bootstrp: unknown option; did you mean 'bootstrap'"),
+        ("fit.pools", "apart", "fit.pools: input should be 'shifted' or 'alike'"),
+        (
+            "fit.outlook",
+            ["linear/top5"],
+            "fit.outlook: 'linear/top5' is the headline of no task of the study; did you mean",
+        ),
         (
             "fit.claims",
             {"it": {"kind": "improves_with_data", "words": "So.", "at": {"model": "tny"}}},

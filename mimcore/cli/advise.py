@@ -86,7 +86,7 @@ def advise(
         raise UserError("--map says what the columns of --candidates mean; give both.")
     study, counter = Study.read(params), Counter()
     of = objective or study.grid.objectives[0]
-    fit, made = _fit(law, of)
+    fit, made = _fit(study, law, of)
     wanted = target_of(study, of, target, schedules_of_length(study, held(fit).get("images_seen")))
     at, _ = variables_of(study, [wanted], counter)
     about = f"{wanted.model}-{wanted.subset}-{wanted.schedule}"
@@ -120,7 +120,7 @@ def forecast(law: Law = None, params: Params = PARAMS) -> None:
     study, counter = Study.read(params), Counter()
     total = silent = 0
     for objective in dict.fromkeys(at.objective for at in study.runs.values()):
-        fit, made = _fit(law, objective)
+        fit, made = _fit(study, law, objective)
         ahead = {name: at for name, at in study.runs.items() if at.objective == objective and name not in made}
         waiting = [at for at in ahead.values() if not isinstance(at, Phase)]  # a law of first runs says nothing of them
         if waiting:
@@ -135,19 +135,25 @@ def forecast(law: Law = None, params: Params = PARAMS) -> None:
     print(f"{layout.FORECASTS}: {total} forecasts added." if total else "Every run of the study is made or forecast.")
 
 
-def _fit(law: str | None, objective: str) -> "tuple[Fit, set[str]]":
+def _fit(study: Study, law: str | None, objective: str) -> "tuple[Fit, set[str]]":
     """The law, fitted to the runs of one objective, and the names of all runs in the results."""
+    from mimcore.definition import resolve
     from mimcore.scaling.applicable import LAWS, chosen_law, fit_first
+    from mimcore.scaling.fit_options import Config
     from mimcore.scaling.mapping import RESULTS_MAP, observe
+    from mimcore.scaling.pools import levelled
+    from mimcore.scaling.table import POOL
 
     rows = observe(layout.RESULTS / "results.parquet", RESULTS_MAP)
+    if resolve(Config, study.fit, "fit").pools == "alike":
+        rows.columns.pop(POOL, None)
     made = {str(name) for name in rows.columns["run"]}
     rows = rows.only(rows.columns["objective"] == objective)
     if not len(rows):
         raise UserError(f"the results have no run of objective '{objective}'; run 'dvc repro', or name another.")
     chosen = chosen_law(layout.FIT / "fit.json", objective)
     names = [law] if law else [*([chosen] if chosen else []), *LAWS]
-    return fit_first(names, rows, {"bootstrap": REFITS}), made
+    return fit_first(names, levelled(rows), {"bootstrap": REFITS}), made
 
 
 def _answerable(

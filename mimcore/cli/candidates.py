@@ -136,15 +136,19 @@ def schedules_of_length(study: Study, images_seen: float | None) -> list[str]:
 def variables_of(
     study: Study, runs: Sequence[Coordinates], counter: "Counter"
 ) -> "tuple[dict[str, np.ndarray], np.ndarray]":
-    """What a law is asked with, and the training FLOPs of each run."""
+    """What a law is asked with, with an indicator of each pool, and the training FLOPs of each run."""
     import numpy as np
 
+    from mimcore.scaling.pools import PREFIX
+
+    pools = [study.pool_of("subsets", at.subset) for at in runs]
     costs = [counter.cost(_definition(study, at)) for at in runs]
     seen = np.array([float(_length(study, at.schedule)) for at in runs])
     variables = {
         "encoder_params": np.array([float(cost.encoder_params) for cost in costs]),
         "unique_images": np.array([float(_subset_images(study, at.subset, at.seed)) for at in runs]),
         "images_seen": seen,
+        **{PREFIX + pool: np.array([float(of == pool) for of in pools]) for pool in study.grid.pools},
     }
     return variables, np.array([cost.training for cost in costs]) * seen
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from mimcore import artifacts, registry
 from mimcore.errors import UserError
-from mimcore.scaling.estimate import Fit, fit_law
+from mimcore.scaling.estimate import Fit
 from mimcore.scaling.observations import Observations
-from mimcore.scaling.table import VAL_LOSS, Array
+from mimcore.scaling.pools import PREFIX, fit_levels
+from mimcore.scaling.table import POOL, VAL_LOSS, Array
 
 #: Tried in this order where the fit stage has chosen none: all three axes, then runs of one length, then of one model too.
 LAWS = ("repetition", "joint", "model_data", "power")
@@ -35,7 +36,7 @@ def fit_first(names: Sequence[str], rows: Observations, options: Mapping[str, An
     reasons = []
     for name in dict.fromkeys(names):
         try:
-            return fit_law(registry.load("law", name).Law(), rows, options)
+            return fit_levels(registry.load("law", name).Law(), rows, options)
         except UserError as error:
             reasons.append(str(error))
     if len(reasons) == 1:
@@ -52,12 +53,23 @@ def held(fit: Fit) -> dict[str, float]:
     return {name: float(values[name][0]) for name in AXES if name not in asked and np.ptp(values[name]) == 0}
 
 
+def strangers(fit: Fit, variables: Mapping[str, Array]) -> list[str]:
+    """Pools of which some runs are (``pool_NAME`` is 1), and none that the law was fitted to."""
+    known = {pool for pool in fit.observations.columns.get(POOL, ()) if pool}
+    named = (
+        name.removeprefix(PREFIX) for name, values in variables.items() if name.startswith(PREFIX) and values.any()
+    )
+    return [pool for pool in named if known and pool not in known]
+
+
 def answers(fit: Fit, variables: Mapping[str, Array]) -> Any:
     """Which of some runs ``(N,)`` the law can be asked of, as a mask."""
     mask = np.ones(len(next(iter(variables.values()))), dtype=bool)
     for name, value in held(fit).items():
         if name in variables:
             mask &= np.isclose(variables[name], value, rtol=1e-9)
+    for pool in strangers(fit, variables):
+        mask &= variables[PREFIX + pool] == 0
     return mask
 
 
@@ -71,6 +83,12 @@ def refuse_strangers(fit: Fit, variables: Mapping[str, Array], labels: Sequence[
     if not wrong.any():
         return
     first = int(np.argmax(wrong))
+    for pool in strangers(fit, variables):
+        if variables[PREFIX + pool][first]:
+            raise UserError(
+                f"{where}: {labels[first]} is on images of pool '{pool}', and none of the {len(fit.observations)} runs that were made is, "
+                "so that no law says at which level its loss lies; make a run of it, or set 'pools: alike' under 'fit'."
+            )
     name, value = next((n, v) for n, v in held(fit).items() if not np.isclose(variables[n][first], v, rtol=1e-9))
     raise UserError(
         f"{where}: {labels[first]} has {name} {variables[name][first]:,.0f}, and all {len(fit.observations)} runs that were made "

@@ -8,7 +8,8 @@ of model, data and length together) and one for each setting (laws of unique ima
 * ``scope``: ``"objective"`` or ``"setting"``; ``objective``, ``model``, ``schedule`` (the latter two null for an objective);
   ``task``, ``metric``, ``higher_is_better``.
 * ``rows``: columns of one length, an item for each run: ``run``, ``source`` (``made`` or ``imported``), ``encoder_params``,
-  ``unique_images``, ``images_seen``, ``observed`` (the metric).
+  ``unique_images``, ``images_seen``, ``observed`` (the metric); of several pools ``pool`` too (null where it is not known).
+* ``pools``: only where the runs are of several: the one whose level the laws have, then those that have a shift.
 * ``left_out``: sizes that were left out, as in ``fits``; only of a setting.
 * ``holdouts``: what was forecast: a list of ``axis`` (the variable whose largest value is held out; null where ``fit.holdout``
   says which), ``rule`` (in words), ``rows`` (indices into ``rows``), ``baselines`` (name to root mean square error).
@@ -21,7 +22,8 @@ of model, data and length together) and one for each setting (laws of unique ima
   null where nothing is left to judge the noise by); ``r2``, ``rmse`` of all runs; ``rmse_holdout`` (null where not judged);
   ``holdouts`` (beside the entry's: ``rmse`` and ``forecast``, a number for each of its rows; null where not judged); ``through``
   (of ``task``: the law that forecast the validation loss; else null); ``predictions`` (``value``, ``low``, ``high``, beside
-  ``rows``); ``note`` (why it was not judged; null if it was).
+  ``rows``); ``note`` (why it was not judged; null if it was); of several pools ``shifts``: each further pool to ``value``, ``low``,
+  ``high``, by which the metric lies above that of the first pool at the same model, images and length.
 * ``skipped``: the laws that could not be fitted: ``law`` and ``reason``, a sentence.
 """
 
@@ -33,23 +35,14 @@ import numpy as np
 from mimcore import registry
 from mimcore.errors import UserError
 from mimcore.scaling.fit_options import Config
-from mimcore.scaling.judge import (
-    AXES,
-    TASK,
-    VALUES,
-    Judged,
-    Split,
-    judge,
-    naive_forecasts,
-    observations,
-    rmse,
-    splits,
-)
+from mimcore.scaling.judge import TASK, VALUES, Judged, Split, judge, naive_forecasts, rmse, splits
 from mimcore.scaling.law import ScalingLaw, Variable
 from mimcore.scaling.numbers import number
 from mimcore.scaling.observations import Observations
+from mimcore.scaling.pools import levelled, levels, shifts
+from mimcore.scaling.rows import AXES, observations
 from mimcore.scaling.statistics import tidy
-from mimcore.scaling.table import VAL_LOSS, Measure, Run, Setting
+from mimcore.scaling.table import POOL, VAL_LOSS, Measure, Run, Setting
 
 
 def choose(
@@ -76,8 +69,9 @@ def choose(
     through: dict[str, ScalingLaw] = {}
     for measure in measures:
         entries = found.setdefault(f"{measure.task} {measure.metric}", [])
+        guess = options.guess.get(f"{measure.task}/{measure.metric}")
         for objective in dict.fromkeys(run.setting.objective for run in runs):
-            rows = observations([run for run in runs if run.setting.objective == objective], measure)
+            rows = observations([run for run in runs if run.setting.objective == objective], measure, guess)
             tried = [law for law in together if law.name != TASK or measure[:2] != VAL_LOSS]
             if rows is None or not tried:
                 continue
@@ -93,7 +87,7 @@ def choose(
             }
             entries.append(about | measure._asdict() | entry)
         for setting in dict.fromkeys(run.setting for run in runs):
-            rows = observations([run for run in runs if run.setting == setting], measure)
+            rows = observations([run for run in runs if run.setting == setting], measure, guess)
             if rows is None or not alone:
                 continue
             left_out = sorted(risen.get(setting, ()))
@@ -131,6 +125,7 @@ def _entry(
     through: ScalingLaw | None,
     options: Config,
 ) -> dict[str, Any]:
+    pools, rows = levels(rows.columns[POOL].tolist()), levelled(rows)
     parts, notes = splits(rows, axes, options.holdout)
     judged, skipped = [], []
     for law in laws:
@@ -158,7 +153,9 @@ def _entry(
             "source": rows.columns["source"].tolist(),
             **{axis.name: [int(value) for value in rows.variables[axis.name]] for axis in AXES},
             "observed": [tidy(float(value)) for value in rows.metric],
+            **({POOL: [pool or None for pool in rows.columns[POOL]]} if pools[1:] else {}),
         },
+        **({"pools": list(pools)} if pools[1:] else {}),
         "holdouts": [
             {
                 "axis": part.axis,
@@ -178,6 +175,9 @@ def _entry(
 
 def _candidate(one: Judged, rows: Observations, parts: Sequence[Split]) -> dict[str, Any]:
     fit, pinned = one.fit, one.fit.pinned_down()
+    moved = {
+        pool: dict(zip(("value", "low", "high"), map(tidy, ends), strict=True)) for pool, ends in shifts(fit).items()
+    }
     ahead = fit.predict(rows.variables)
     observed = [rows.metric[part.held_out] for part in parts]
     return {
@@ -210,4 +210,5 @@ def _candidate(one: Judged, rows: Observations, parts: Sequence[Split]) -> dict[
             "high": [tidy(max(a, b)) for a, b in zip(ahead.low, ahead.high, strict=True)],
         },
         "note": one.note,
+        **({"shifts": moved} if moved else {}),
     }

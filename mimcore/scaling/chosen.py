@@ -43,6 +43,29 @@ def preferred(fitted: Mapping[str, Any], objective: str) -> list[str]:
     return [law["law"] for one in found for law in one["candidates"] if law["rmse_holdout"] is not None]
 
 
+def extrapolating(fitted: Mapping[str, Any], objective: str, measure: Measure) -> list[str] | str:
+    """The laws of a measure that forecast the runs held out better than can be done without a law, the best first.
+
+    A sentence where there is none.
+    """
+    name = label(measure)
+    one = next((one for one in entries(fitted, measure) if one["objective"] == objective), None)
+    if one is None:
+        return f"No law of model, data and length was tried on the {name} of {objective} (the fit's option 'laws')."
+    if one["chosen"] is None:
+        why = f" {capital(one['note'])}" if one["note"] else ""
+        return f"No law of the {name} of {objective} could be chosen by what it forecasts.{why}"
+    naive = min((error, called) for called, error in one["baselines"].items() if error is not None)
+    found = [law for law in one["candidates"] if law["rmse_holdout"] is not None and law["rmse_holdout"] < naive[0]]
+    if not found:
+        return (
+            f"No law of the {name} of {objective} extrapolates: the best, '{one['chosen']}', is off by "
+            f"{number(one['candidates'][0]['rmse_holdout'], 2)} on the runs held out, and {naive[1].replace('_', ' ')}, which is no law, "
+            f"by {number(naive[0], 2)}."
+        )
+    return [law["law"] for law in found]
+
+
 def table(one: Mapping[str, Any]) -> Table:
     """Every law and every naive forecast, the best first."""
     rows = [

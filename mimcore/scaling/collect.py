@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mimcore import artifacts
 from mimcore.errors import UserError
 from mimcore.scaling.export import curve_points, headline, scaling_points, write_csv
 from mimcore.scaling.imported import COORDINATES, FACTS, read_imported, rows_of
-from mimcore.scaling.table import OF_PHASES, PRETRAIN, VAL_LOSS, VAL_MINIMUM, Row, write_results
+from mimcore.scaling.table import OF_PHASES, POOL, PRETRAIN, VAL_LOSS, VAL_MINIMUM, Row, write_results
 
 #: Columns of ``curves.parquet``: every run's curve beside its coordinates.
 CURVES = pa.schema(
@@ -51,7 +52,7 @@ def collect(
             of the study's.
     """
     elsewhere = read_imported(imported)
-    strangers = rows_of(elsewhere, study["runs"], imported)
+    strangers = _with_pools(rows_of(elsewhere, study["runs"], imported), study["runs"])
     _refuse_missing(study, artifact_root)
     versions: dict[str, set[str]] = defaultdict(set)
     rows: list[Row] = []
@@ -62,7 +63,7 @@ def collect(
     for name, run in sorted(study["runs"].items()):
         folder = artifact_root / "runs" / name
         loaded[name] = _load(folder, run["definition"], versions)
-        alone[name] = _facts(folder, loaded[name], run["coordinates"])
+        alone[name] = _facts(folder, loaded[name], run["coordinates"]) | {POOL: _pool(run)}
     for name, metrics in loaded.items():
         folder = artifact_root / "runs" / name
         facts = alone[name] | _with_before(name, study["runs"], alone)
@@ -160,6 +161,18 @@ def _differences(recorded: Any, wanted: Any, path: str) -> Iterator[tuple[str, s
         yield path, json.dumps(recorded), json.dumps(wanted)
 
 
+def _pool(run: Mapping[str, Any]) -> str | None:
+    """The pool that a run's subset is drawn from, as declared."""
+    found = run["definition"].get("subset", {}).get(POOL)
+    return None if found is None else str(found)
+
+
+def _with_pools(strangers: Iterable[Row], runs: Mapping[str, Any]) -> list[Row]:
+    """Imported rows with the pool of the study's subset of the same name, if it has one."""
+    pools = {run["coordinates"]["subset"]: _pool(run) for run in runs.values()}
+    return [replace(row, pool=pools.get(row.subset)) for row in strangers]
+
+
 def _facts(folder: Path, metrics: Mapping[str, Any], coordinates: Mapping[str, str]) -> dict[str, Any]:
     facts = metrics.get("facts", {})
     found: dict[str, Any] = {name: str(coordinates[name]) for name in COORDINATES}
@@ -219,7 +232,7 @@ def _subject_rows(folder: Path, metrics: Mapping[str, Any], task: str, coordinat
 
 def _row(kind: str, task: str, metric: str, entry: Mapping[str, Any], about: Mapping[str, Any], where: str) -> Row:
     error = entry.get("standard_error")
-    known: dict[str, Any] = {name: about.get(name) for name in ("run", *COORDINATES, *FACTS, *OF_PHASES)}
+    known: dict[str, Any] = {name: about.get(name) for name in ("run", *COORDINATES, *FACTS, *OF_PHASES, POOL)}
     return Row(
         kind=kind,
         **known,

@@ -145,14 +145,18 @@ def _mix(first: str, second: str, share: float) -> str:
 def _body(panel: Panel, name: str) -> str:
     """What is inside a panel's root element; ids count from 0 after ``name``, as the renderer's go on for ever."""
     body = panel.svg[panel.svg.index(">") + 1 : panel.svg.rindex("</svg>")]
-    # A hundredth of a pixel is enough, and makes half of the file.
-    body = re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match.group()):.2f}", body)
+    # A hundredth of a pixel is enough, and makes half of the file; but what is written, such as 0.005 on an axis, is no pixel.
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"\d+\.\d{3,}", _hundredth, tag.group()), body)
     seen: dict[str, str] = {}
 
     def renumber(match: re.Match[str]) -> str:
         return match.group(1) + seen.setdefault(match.group(2), f"{name}-{len(seen)}")
 
     return re.sub(r'(\bid="|url\(#)([\w-]+)', renumber, body)
+
+
+def _hundredth(match: re.Match[str]) -> str:
+    return f"{float(match.group()):.2f}"
 
 
 def _legend(keys: Sequence[Key], width: float) -> tuple[str, float]:

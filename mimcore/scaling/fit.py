@@ -1,20 +1,21 @@
 """Fit a law to every scaling curve of a study, say how sure it is, and test what it would have forecast."""
 
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mimcore import artifacts, registry
-from mimcore.definition import resolve
+from mimcore.definition import nearest, resolve
 from mimcore.errors import UserError
 from mimcore.scaling import diagnostics
 from mimcore.scaling.bootstrap import Curve, along, replicate_fits
 from mimcore.scaling.choose import choose
 from mimcore.scaling.fit_options import Config
+from mimcore.scaling.pools import levels
 from mimcore.scaling.statistics import tidy
 from mimcore.scaling.table import (
     Array,
@@ -43,6 +44,9 @@ class Points:
     n: Array
     value: Array
     y: Array
+    #: The pool that they are of, where the runs of the setting are of several, and those that have no curve of their own.
+    pool: str | None = None
+    beside: tuple[str, ...] = ()
 
     @property
     def complement(self) -> bool:
@@ -52,7 +56,7 @@ class Points:
     def without(self, sizes: frozenset[int]) -> "Points":
         """Leave out the points of some sizes."""
         kept = ~np.isin(self.n, list(sizes))
-        return Points(self.setting, self.measure, self.n[kept], self.value[kept], self.y[kept])
+        return replace(self, n=self.n[kept], value=self.value[kept], y=self.y[kept])
 
     def values(self, y: Array) -> Array:
         """Turn ``y`` back into the metric."""
@@ -80,6 +84,10 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
     config = resolve(Config, options, "fit")
     law = _curve_law(config.law)
     rows = read_results(results)
+    _refuse_unknown(config, headlines_of(rows))
+    several = len(levels([row.pool for row in rows])) > 1
+    if config.pools == "alike":
+        rows = [replace(row, pool=None) for row in rows]
     runs = runs_of(rows)
     diagnosed = diagnostics.diagnose(
         rows,
@@ -93,14 +101,14 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
         _fit_curve(law, points, config, frozenset(diagnostics.risen_sizes(diagnosed, setting)))
         for setting in settings_of(runs)
         for measure in headlines_of(rows)
-        if (points := _points(runs, setting, measure)) is not None
+        for points in _points(runs, setting, measure, len(law.parameters))
     ]
     risen = {
         setting: frozenset(diagnostics.risen_sizes(diagnosed, setting)) if config.exclude_risen else frozenset()
         for setting in settings_of(runs)
     }
     found = {
-        "options": config.model_dump(mode="json", exclude={"claims"}),
+        "options": config.model_dump(mode="json", exclude={"claims", *_left_out(config, several)}),
         "law": {"name": law.name, "formula": law.formula, "parameters": [p.name for p in law.parameters]},
         "fits": fits,
         "laws": choose(
@@ -116,6 +124,24 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
     return found
 
 
+def _left_out(config: Config, several: bool) -> set[str]:
+    """Options that change nothing here, and are not told of: of pools where there is one, and of scores where none is named."""
+    unchanged = {name for name in ("outlook", "guess") if name not in config.model_fields_set}
+    return unchanged if several else {*unchanged, "pools"}
+
+
+def _refuse_unknown(config: Config, measures: Sequence[Measure]) -> None:
+    known = {f"{measure.task}/{measure.metric}": measure for measure in measures}
+    for option, names in (("outlook", config.outlook), ("guess", tuple(config.guess))):
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"fit.{option}: no task of the results has the headline '{name}'; {nearest(name, known)}"
+                )
+            if option == "guess" and not known[name].higher_is_better:
+                raise UserError(f"fit.guess: less of {name} is better, so that no guess limits it; take it out.")
+
+
 def _curve_law(name: str) -> Curve:
     law = registry.load("law", name).Law()
     if not hasattr(law, "fit"):
@@ -127,20 +153,27 @@ def _curve_law(name: str) -> Curve:
     return found
 
 
-def _points(runs: Sequence[Run], setting: Setting, measure: Measure) -> Points | None:
+def _points(runs: Sequence[Run], setting: Setting, measure: Measure, sizes: int) -> Iterator[Points]:
+    """The points of a setting; of several pools those of the one with the most runs, then of each other that has enough ``sizes``."""
     key = (measure.task, measure.metric)
     chosen = [run for run in runs if run.setting == setting and key in run.values]
-    if not chosen:
-        return None
-    n = np.array([run.unique_images for run in chosen], dtype=np.float64)
-    value = np.array([run.values[key] for run in chosen])
-    return Points(setting, measure, n, value, 1 - value if measure.higher_is_better else value)
+    pools: tuple[str | None, ...] = levels([run.pool for run in chosen]) or (None,)
+    of = {pool: [run for run in chosen if (run.pool or pools[0]) == pool] for pool in pools}
+    beside = tuple(str(pool) for pool in pools[1:] if len({run.unique_images for run in of[pool]}) < sizes)
+    for pool, mine in of.items():
+        if mine and pool not in beside:
+            n = np.array([run.unique_images for run in mine], dtype=np.float64)
+            value = np.array([run.values[key] for run in mine])
+            y = 1 - value if measure.higher_is_better else value
+            first = pool == pools[0]
+            yield Points(setting, measure, n, value, y, pool if pools[1:] else None, beside if first else ())
 
 
 def _fit_curve(law: Curve, points: Points, config: Config, risen: frozenset[int]) -> dict[str, Any]:
     entry: dict[str, Any] = {
         **points.setting._asdict(),
         **points.measure._asdict(),
+        **({"pool": points.pool} if points.pool else {}),
         "quantity": f"1 - {points.measure.metric}" if points.complement else points.measure.metric,
         "points": _means(points),
         "left_out": [],
@@ -152,7 +185,8 @@ def _fit_curve(law: Curve, points: Points, config: Config, risen: frozenset[int]
     if reason:
         return {**entry, "fitted": False, "note": f"not fitted: {reason}"}
     parameters = law.fit(points.n, points.y)
-    rng = np.random.default_rng([config.seed, zlib.crc32(repr((points.setting, points.measure)).encode())])
+    about = (points.setting, points.measure, *((points.pool,) if points.pool else ()))
+    rng = np.random.default_rng([config.seed, zlib.crc32(repr(about).encode())])
     replicates = replicate_fits(law, points.n, points.y, config.bootstrap, rng)
     largest = points.n.max()
     octaves = np.log2(largest / points.n.min()) + config.octaves
@@ -161,7 +195,7 @@ def _fit_curve(law: Curve, points: Points, config: Config, risen: frozenset[int]
     return {
         **entry,
         "fitted": True,
-        "note": _note(replicates, risen, entry["left_out"]),
+        "note": _note(replicates, risen, entry["left_out"], points),
         "vague": _is_vague(law, replicates, config.confidence),
         "misfit": _misfit(law, parameters, points),
         "parameters": {
@@ -198,7 +232,7 @@ def _number(points: Points, y: float) -> str:
     return f"{1 - y if points.complement else y:.4g}"
 
 
-def _note(replicates: Array | None, risen: frozenset[int], left_out: Sequence[int]) -> str | None:
+def _note(replicates: Array | None, risen: frozenset[int], left_out: Sequence[int], points: Points) -> str | None:
     """What a reader of the law must know, in sentences; None if nothing."""
     found = []
     if left_out:
@@ -207,6 +241,11 @@ def _note(replicates: Array | None, risen: frozenset[int], left_out: Sequence[in
         found.append(f"mixes two regimes: the validation loss rose again at {_sizes(sorted(risen))} images")
     if replicates is None:
         found.append("no intervals: one run per size and no more sizes than parameters leave no measure of noise")
+    if points.beside:
+        others = " and ".join(points.beside)
+        found.append(
+            f"of pool {points.pool} alone: the runs of {others} are of another level, and of too few sizes for a curve"
+        )
     return "; ".join(found) + "." if found else None
 
 

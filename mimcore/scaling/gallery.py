@@ -8,20 +8,20 @@ from mimcore.scaling import alike, bets, chosen, more_data, outlook_figures, ove
 from mimcore.scaling.drawing import Key, Panel
 from mimcore.scaling.figure import Figure, Section, Table
 from mimcore.scaling.layers import capital
-from mimcore.scaling.numbers import interval, number, short
-from mimcore.scaling.outlook import Outlook, fit_one
+from mimcore.scaling.numbers import interval, short
+from mimcore.scaling.outlook import LOSS, Asked, Division, Outlook, divide
 from mimcore.scaling.plots import Figures
 from mimcore.scaling.summary import label
-from mimcore.scaling.table import PRETRAIN, VAL_LOSS, Measure
+from mimcore.scaling.table import PRETRAIN, Measure
+from mimcore.scaling.words import levels_of
 
 #: Tasks whose sections are open when the page is.
 OPEN_TASKS = 3
-LOSS = Measure(*VAL_LOSS, False)
 
 
 def gallery(
     drawn: Figures,
-    outlooks: Mapping[str, Outlook | str],
+    outlooks: Mapping[Asked, Mapping[str, Outlook | str]],
     forecasts: Sequence[Mapping[str, Any]],
     judged: Sequence[Mapping[str, Any]],
 ) -> list[Section]:
@@ -29,19 +29,24 @@ def gallery(
 
     Args:
         drawn: the study.
-        outlooks: one law for all runs of each objective, or a sentence why there is none.
+        outlooks: of each metric that is asked for, one law for all runs of each objective, or a sentence why there is none.
         forecasts: all that are stored.
         judged: those of runs that were made since, with what was observed.
     """
     tasks = [measure for measure in drawn.measures if measure.task != PRETRAIN]
     found = [
-        Section("pretraining", "The validation loss", tuple(_loss(drawn, outlooks))),
+        Section("pretraining", "The validation loss", tuple(_loss(drawn, outlooks[LOSS]))),
         Section("over-fitting", "Over-fitting", tuple(_overfitting(drawn))),
-        Section("budget", "Model, data and length together", tuple(_budget(drawn, outlooks))),
+        Section("budget", "Model, data and length together", tuple(_budget(drawn, outlooks[LOSS]))),
     ]
+    asked = {one.measure: more_data.figure(drawn, one, of) for one, of in outlooks.items() if one != LOSS}
     for i, measure in enumerate(tasks):
         name = capital(label(measure))
-        found.append(Section(f"task-{measure.task}", name, tuple(_task(drawn, measure)), folded=i >= OPEN_TASKS))
+        found.append(
+            Section(
+                f"task-{measure.task}", name, tuple(_task(drawn, measure, asked.get(measure))), folded=i >= OPEN_TASKS
+            )
+        )
     found.append(Section("same", "Does it come to the same?", (_equivalence(drawn),)))
     found.append(Section("bets", "Forecasts made before the runs", (bets.figure(forecasts, judged),)))
     return found
@@ -54,13 +59,13 @@ def _loss(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[Fig
             "scaling",
             "What more data buys",
             "A marker for each run; lines are the law of each model and length with its interval over seeds and sizes, paler where it "
-            "forecasts.",
+            f"forecasts.{_of_pools(drawn)}",
             "that the same law holds further out, or what another learning rate would have reached. Losses of two objectives are of "
             "different things: compare their tasks.",
             drawn.scaling(measure),
             drawn.keys(),
         )
-    yield _saturation(drawn, outlooks)
+    yield more_data.figure(drawn, LOSS, outlooks)
     yield Figure(
         "curves",
         "Loss while training",
@@ -72,45 +77,15 @@ def _loss(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[Fig
     )
 
 
-def _saturation(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Figure:
-    margin = float(drawn.fitted["options"]["margin"])
-    panels, rows, reasons = [], [], []
-    for objective, one in outlooks.items():
-        runs = [run for run in drawn.runs if run.setting.objective == objective]
-        fit = one if isinstance(one, str) else one.fit
-        if isinstance(fit, str) or "unique_images" not in {variable.name for variable in fit.law.variables}:
-            known = {"model_data"} if len({run.encoder_params for run in runs}) > 1 else {"power"}
-            laws = [*chosen.preferred(drawn.fitted, objective), *known]
-            fit = fit_one(runs, float(drawn.fitted["options"]["confidence"]), laws, {"unique_images"})
-        if isinstance(fit, str):
-            reasons.append(f"No law in unique images could be fitted to the runs of {objective}: {fit}")
-            continue
-        found = more_data.saturated(fit, runs, margin)
-        panels.append(more_data.figure(fit, found, drawn.model_colours, objective))
-        rows += [(objective, part.model, short(part.images_seen), number(part.gain, 2), part.beyond) for part in found]
-    if not panels:
-        return Figure("saturation", "Where more data stops paying", missing=" ".join(reasons))
-    return Figure(
-        "saturation",
-        "Where more data stops paying",
-        f"The fall of the loss that doubling the images buys by one law for all runs, with its interval. The dashed line is "
-        f"{100 * margin:g} % of the lowest loss (the fit's option 'margin'); right of the dotted line lie no "
-        f"runs. The table says beyond how many "
-        "images a doubling buys less than that.",
-        "that a task saturates there too, or that other images than more of the same kind would not help.",
-        panels,
-        [Key(model, colour) for model, colour in drawn.model_colours.items()],
-        Table(("objective", "model", "images seen", "a doubling must buy", "it buys less beyond"), tuple(rows)),
-    )
-
-
 def _overfitting(drawn: Figures) -> Iterator[Figure]:
     several = len(drawn.objectives) > 1
     panels: list[Panel] = []
     for objective in drawn.objectives:
         runs = [run for run in drawn.runs if run.setting.objective == objective]
         threshold = drawn.fitted["diagnostics"]["overfitting"]["thresholds"][objective]
-        panels += overfit_map.loss_maps(runs, objective if several else "", _noise(drawn, objective, LOSS), threshold)
+        panels += overfit_map.loss_maps(
+            runs, objective if several else "", _noise(drawn, objective, LOSS.measure), threshold
+        )
     lengths = len({run.images_seen for run in drawn.runs})
     lacking = "" if lengths > 1 else " The study has one length: whether the loss rises with length cannot be told."
     yield Figure(
@@ -127,7 +102,7 @@ def _overfitting(drawn: Figures) -> Iterator[Figure]:
 
 
 def _budget(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[Figure]:
-    yield _laws(drawn, LOSS, "laws-loss")
+    yield _laws(drawn, LOSS.measure, "laws-loss")
     done = [one for one in outlooks.values() if not isinstance(one, str)]
     if not done:
         yield Figure(
@@ -147,42 +122,50 @@ def _budget(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[F
         models,
     )
     for one in done:
-        suffix, of = (
-            ("-" + re.sub(r"[^\w.-]+", "-", one.objective), f" ({one.objective})") if len(done) > 1 else ("", "")
-        )
-        panels, keys = outlook_figures.iso_flop(one)
-        panels += outlook_figures.frontier(one)
-        edges = sum(two.at_edge for two in one.frontier)
-        beyond = (
-            f" At {edges} of {len(one.frontier)} budgets the best size is an end of what was looked through."
-            if edges
-            else ""
-        )
-        yield Figure(
-            f"iso-flop{suffix}",
-            f"Which model for a budget{of}",
-            f"What {_law_words([one])} expects of runs that cost the same, on {short(one.unique_images)} unique "
-            f"images: a larger model sees fewer. "
-            f"The mark is the lowest point. The other panels follow that point from budget to budget, with "
-            f"{100 * one.fit.confidence:g} % intervals over refits; right of the dotted line no run was made.{beyond}",
-            "the price of tuning: learning rates were not tuned for each size. The intervals are those of this law, if it holds; they do "
-            "not cover another law.",
-            panels,
-            keys,
-        )
+        for part in divide(one):
+            yield _divided(one, part, len(done) > 1)
 
 
-def _task(drawn: Figures, measure: Measure) -> Iterator[Figure]:
+def _divided(one: Outlook, part: Division, named: bool) -> Figure:
+    """Which model for a budget, on the images of one pool; ``named`` where there are several objectives."""
+    names = [*([one.objective] if named else []), *([part.pool] if part.pool else [])]
+    suffix, of = ("-" + re.sub(r"[^\w.-]+", "-", "-".join(names)), f" ({', '.join(names)})") if names else ("", "")
+    panels, keys = outlook_figures.iso_flop(one, part)
+    panels += outlook_figures.frontier(one, part)
+    edges = sum(two.at_edge for two in part.frontier)
+    beyond = (
+        f" At {edges} of {len(part.frontier)} budgets the best size is an end of what was looked through."
+        if edges
+        else ""
+    )
+    kind = f" of pool {part.pool}" if part.pool else ""
+    return Figure(
+        f"iso-flop{suffix}",
+        f"Which model for a budget{of}",
+        f"What {_law_words([one])} expects of runs that cost the same, on {short(part.unique_images)} unique "
+        f"images{kind}: a larger model sees fewer. "
+        f"The mark is the lowest point. The other panels follow that point from budget to budget, with "
+        f"{100 * one.fit.confidence:g} % intervals over refits; right of the dotted line no run was made.{beyond}",
+        "the price of tuning: learning rates were not tuned for each size. The intervals are those of this law, if it holds; they do "
+        "not cover another law.",
+        panels,
+        keys,
+    )
+
+
+def _task(drawn: Figures, measure: Measure, saturation: Figure | None) -> Iterator[Figure]:
     name = measure.task
     yield Figure(
         f"scaling-{name}",
         f"{capital(label(measure))} against data",
         "A marker for each run; lines are fitted laws of the error rate with their intervals, paler where they forecast; dotted lines are "
-        "what needs no pretraining.",
+        f"what needs no pretraining.{_of_pools(drawn)}",
         "what another recipe of the task would give; the test set's own error is not in the bands.",
         drawn.scaling(measure),
         drawn.keys(),
     )
+    if saturation:
+        yield saturation
     panels = drawn.correlation(measure)
     told = [one for one in drawn.fitted["diagnostics"]["correlation"] if (one["task"], one["metric"]) == measure[:2]]
     able = [one for one in told if one["all"]]
@@ -234,6 +217,7 @@ def _laws(drawn: Figures, measure: Measure, name: str) -> Figure:
         for part in chosen.remarks(one):
             said.setdefault(part, []).append(chosen.name_of(one))
     remarks = [part if len(of) == len(found) else f"{', '.join(of)}: {part}" for part, of in said.items()]
+    remarks += levels_of(drawn.fitted, measure)
     return Figure(
         name,
         "Laws, chosen by what they forecast",
@@ -284,6 +268,13 @@ def _equivalence(drawn: Figures) -> Figure:
         alike.figure(pairs),
         alike.KEYS,
     )
+
+
+def _of_pools(drawn: Figures) -> str:
+    """What the curves are of, where the runs are of several pools."""
+    if not drawn.pools[1:]:
+        return ""
+    return f" Each curve is of one pool ({', '.join(drawn.pools)}); where a pool has too few sizes for a curve, its markers stand alone."
 
 
 def _noise(drawn: Figures, objective: str, measure: Measure) -> float | None:

@@ -7,20 +7,15 @@ import numpy as np
 
 from mimcore.errors import UserError
 from mimcore.scaling.conditions import Mask, rows_where
-from mimcore.scaling.estimate import Fit, fit_law
+from mimcore.scaling.estimate import Fit
 from mimcore.scaling.extrapolate import baseline_forecasts
 from mimcore.scaling.fit_options import Config
 from mimcore.scaling.law import ScalingLaw, Variable
 from mimcore.scaling.numbers import count
-from mimcore.scaling.observations import Link, Observations
-from mimcore.scaling.table import VAL_LOSS, Array, Measure, Run, Setting
+from mimcore.scaling.observations import Observations
+from mimcore.scaling.pools import PREFIX, fit_levels, shifted_in, spread
+from mimcore.scaling.table import POOL, VAL_LOSS, Array
 
-#: The axes of a study, each with the unit of its law; the largest value of each is held out in turn.
-AXES = (
-    Variable("unique_images", "images"),
-    Variable("encoder_params", "parameters"),
-    Variable("images_seen", "images"),
-)
 #: An axis needs so many values to be held out: with the largest gone, two must remain for a law to see a slope.
 VALUES = 3
 TASK = "task"
@@ -43,31 +38,6 @@ class Judged(NamedTuple):
     note: str | None
 
 
-def observations(runs: Sequence[Run], measure: Measure) -> Observations | None:
-    """The runs that have a measure, as rows: their axes and their validation loss; None if there are none.
-
-    A metric of which more is better has a ceiling of 1: its error, 1 - metric, is what the laws are of.
-    """
-    key = (measure.task, measure.metric)
-    having = [run for run in runs if key in run.values]
-    if not having:
-        return None
-    variables = {axis.name: np.array([float(getattr(run, axis.name)) for run in having]) for axis in AXES}
-    losses = np.array([run.values.get(VAL_LOSS, np.nan) for run in having])
-    texts = {name: [getattr(run.setting, name) for run in having] for name in Setting._fields}
-    texts |= {name: [getattr(run, name) for run in having] for name in ("subset", "seed", "source")}
-    names = tuple(run.name for run in having)
-    columns = {name: np.array(values, dtype=object) for name, values in {**texts, "run": names}.items()}
-    return Observations(
-        {**variables, "val_loss": losses},
-        np.array([run.values[key] for run in having]),
-        names,
-        measure.metric,
-        Link(1.0) if measure.higher_is_better else Link(),
-        {**variables, "val_loss": losses, **columns},
-    )
-
-
 def splits(rows: Observations, axes: Sequence[Variable], holdout: str | None) -> tuple[list[Split], list[str]]:
     """What is held out, and what is to be said where that is nothing."""
     if holdout is not None:
@@ -79,9 +49,13 @@ def splits(rows: Observations, axes: Sequence[Variable], holdout: str | None) ->
     found = []
     for axis in axes:
         values = rows.variables[axis.name]
-        if len(np.unique(values)) >= VALUES:
-            rule = f"{axis.name} = {count(values.max())}"
-            found.append(Split(axis.name, rule, np.asarray(values == values.max())))
+        able = spread(rows, values)
+        if len(np.unique(values[able])) >= VALUES:
+            largest = values[able].max()
+            held_out = np.asarray(able & (values == largest))
+            # Other pools' runs stay where they have no other value: without them nothing would tell their level.
+            of = f" of pool {', '.join(dict.fromkeys(rows.columns[POOL][held_out]))}" if not able.all() else ""
+            found.append(Split(axis.name, f"{axis.name} = {count(largest)}{of}", held_out))
     if found:
         return found, []
     names = " or ".join(axis.name for axis in axes)
@@ -106,7 +80,7 @@ def judge(
         UserError: the law cannot be fitted to all rows; where it cannot be to those that a split leaves, the note says so.
     """
     chosen = {"bootstrap": options.bootstrap, "confidence": options.confidence, "seed": options.seed}
-    fit = fit_law(law, rows, chosen)
+    fit = fit_levels(law, rows, chosen)
     if not parts:
         return Judged(fit, None, None, "there was nothing to forecast.")
     if law.name == TASK and through is None:
@@ -117,12 +91,12 @@ def judge(
     for part in parts:
         train, test = rows.only(~part.held_out), rows.only(part.held_out)
         try:
-            smaller = fit_law(law, train, {"bootstrap": 0})
+            smaller = fit_levels(law, train, {"bootstrap": 0})
             variables = dict(test.variables)
             if law.name == TASK and through is not None:
                 # What the runs held out reached is not known beforehand: their loss is a forecast too.
                 losses = Observations(train.variables, train.variables["val_loss"], train.labels, VAL_LOSS[1])
-                variables["val_loss"] = fit_law(through, losses, {"bootstrap": 0}).predict(test.variables).mean
+                variables["val_loss"] = fit_levels(through, losses, {"bootstrap": 0}).predict(test.variables).mean
         except UserError as error:
             return Judged(fit, None, None, f"without {part.rule}: {error}")
         found.append(smaller.predict(variables).mean)
@@ -132,8 +106,9 @@ def judge(
 def naive_forecasts(rows: Observations, axes: Sequence[Variable], parts: Sequence[Split]) -> dict[str, list[Array]]:
     """Name of a baseline to its forecast of each part."""
     found: dict[str, list[Array]] = {}
+    both = [*axes, *(Variable(PREFIX + pool, "0 or 1", scales=False) for pool in shifted_in(rows))]
     for part in parts:
-        ahead = baseline_forecasts(axes, rows.only(~part.held_out), rows.only(part.held_out))
+        ahead = baseline_forecasts(both, rows.only(~part.held_out), rows.only(part.held_out))
         for name, values in ahead.items():
             found.setdefault(name, []).append(values)
     return found

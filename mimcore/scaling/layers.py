@@ -6,6 +6,7 @@ from typing import Any
 import altair as alt
 
 from mimcore.scaling.drawing import INK
+from mimcore.scaling.table import POOL
 
 Points = list[dict[str, Any]]
 
@@ -17,7 +18,7 @@ def data(points: Sequence[Mapping[str, Any]]) -> Any:
 
 def curve_points(fit: Mapping[str, Any]) -> Points:
     """The law's curve, cut where the forecast starts: at the largest subset. The means where nothing was fitted."""
-    about = {"model": fit["model"], "schedule": fit["schedule"]}
+    about = {name: fit[name] for name in ("model", "schedule", POOL) if name in fit}
     largest = max(point["unique_images"] for point in fit["points"])
     if not fit["fitted"]:
         return [

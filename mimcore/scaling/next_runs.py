@@ -1,6 +1,5 @@
-"""What to run next, from the results alone: runs of the models at hand on more images, for longer, or in holes of the grid."""
+"""What to run next for a metric, from the results alone: runs of the models at hand on more images, for longer, or in holes of the grid."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +7,10 @@ import numpy as np
 from mimcore.errors import UserError
 from mimcore.scaling.advise import advise
 from mimcore.scaling.numbers import interval, number, short
-from mimcore.scaling.outlook import Outlook
-from mimcore.scaling.table import Array
+from mimcore.scaling.outlook import Outlook, by_pool
+from mimcore.scaling.pools import at_pool
+from mimcore.scaling.summary import label
+from mimcore.scaling.table import VAL_LOSS, Array, Measure
 
 #: Runs that are named.
 COUNT = 5
@@ -19,28 +20,31 @@ COUNT = 5
 class NextRun:
     """A run that could be made, what it costs and what is expected of it.
 
-    ``loss`` is its forecast with its interval; ``fall`` what it is below the lowest loss so far; ``removed`` the part of the
-    variance of the forecast ``target`` that it removes, with those named before it.
+    ``pool`` is None where the study's runs are of one. ``value`` is its forecast with its interval; ``better`` by how much it
+    is better than the best so far, of the same pool; ``removed`` the part of the variance of the forecast ``target`` that it removes, with
+    those named before it.
     """
 
     model: str
+    pool: str | None
     unique_images: float
     images_seen: float
     flops: float
-    loss: tuple[float, float, float]
-    fall: float
+    value: tuple[float, float, float]
+    better: float
     removed: float
 
 
 @dataclass(frozen=True)
 class NextRuns:
-    """Two lists: those that tell most for their cost, and those that lower the loss most for their cost."""
+    """Two lists: those that tell most for their cost, and those that are expected to better the metric most for their cost."""
 
     objective: str
     target: str
     spent: float
     telling: tuple[NextRun, ...]
-    lowering: tuple[NextRun, ...]
+    bettering: tuple[NextRun, ...]
+    measure: Measure
 
 
 def next_runs(one: Outlook) -> NextRuns | None:
@@ -50,79 +54,97 @@ def next_runs(one: Outlook) -> NextRuns | None:
     what was spent in all. None where the fit has no refits to judge by.
     """
     models = {run.setting.model: float(run.encoder_params) for run in one.runs}
-    sizes = sorted({float(run.unique_images) for run in one.runs})
+    pools = by_pool(one.runs)
+    sizes = {pool: sorted({float(run.unique_images) for run in mine}) for pool, mine in pools.items()}
     lengths = sorted({float(run.images_seen) for run in one.runs})
-    made = {(run.setting.model, float(run.unique_images), float(run.images_seen)) for run in one.runs}
+    made = {
+        (run.setting.model, pool, float(run.unique_images), float(run.images_seen))
+        for pool, mine in pools.items()
+        for run in mine
+    }
     open_ = [
-        (model, images, seen)
+        (model, pool, images, seen)
         for model in sorted(models, key=lambda name: models[name])
-        for images in (*sizes, 2 * sizes[-1])
+        for pool, known in sizes.items()
+        for images in (*known, 2 * known[-1])
         for seen in (*lengths, 2 * lengths[-1])
-        if (model, images, seen) not in made and seen >= images
+        if (model, pool, images, seen) not in made and seen >= images
     ]
     largest = max(models, key=lambda name: models[name])
     names = {variable.name for variable in one.fit.law.variables}
 
-    def variables(places: list[tuple[str, float, float]]) -> dict[str, Array]:
+    def variables(places: list[tuple[str, str | None, float, float]]) -> dict[str, Array]:
         columns = {
-            "encoder_params": np.array([models[model] for model, _, _ in places]),
-            "unique_images": np.array([images for _, images, _ in places]),
-            "images_seen": np.array([seen for _, _, seen in places]),
+            "encoder_params": np.array([models[model] for model, *_ in places]),
+            "unique_images": np.array([images for _, _, images, _ in places]),
+            "images_seen": np.array([seen for *_, seen in places]),
         }
-        return {name: column for name, column in columns.items() if name in names}
+        of = [at_pool(one.fit, pool, 1) for _, pool, _, _ in places]
+        indicators = {name: np.concatenate([each[name] for each in of]) for name in of[0]}
+        return {name: column for name, column in columns.items() if name in names} | indicators
 
-    target = [(largest, 2 * sizes[-1], lengths[-1])]
+    most = max(sizes, key=lambda pool: sizes[pool][-1])
+    target = [(largest, most, 2 * sizes[most][-1], lengths[-1])]
     if not open_:
         return None
-    costs = one.price(np.array([models[model] for model, _, _ in open_])) * np.array([seen for _, _, seen in open_])
+    costs = one.price(np.array([models[model] for model, *_ in open_])) * np.array([seen for *_, seen in open_])
     spent = float(sum(run.flops for run in one.runs))
     try:
         advice = advise(one.fit, variables(open_), costs, variables(target), spent, COUNT, repeat=False)
     except UserError:
         return None
     ahead = one.fit.predict(variables(open_))
-    best = float(one.fit.observations.metric.min())
+    sign, key = -1.0 if one.measure.higher_is_better else 1.0, one.measure[:2]
+    best = {pool: sign * min(sign * run.values[key] for run in mine) for pool, mine in pools.items()}
+    known = np.array([best[pool] for _, pool, _, _ in open_])
     removed = {step.index: step.gain for step in advice}
 
     def told(index: int) -> NextRun:
-        model, images, seen = open_[index]
-        loss = (float(ahead.mean[index]), float(ahead.low[index]), float(ahead.high[index]))
-        return NextRun(model, images, seen, float(costs[index]), loss, best - loss[0], removed.get(index, 0.0))
+        model, pool, images, seen = open_[index]
+        low, high = sorted((float(ahead.low[index]), float(ahead.high[index])))
+        value = (float(ahead.mean[index]), low, high)
+        better = sign * (best[pool] - value[0])
+        return NextRun(model, pool, images, seen, float(costs[index]), value, better, removed.get(index, 0.0))
 
-    falls = (best - ahead.mean) / costs
-    lowering = [i for i in np.argsort(-falls).tolist() if falls[i] > 0 and costs[i] <= spent][:COUNT]
+    gains = sign * (known - ahead.mean) / costs
+    bettering = [i for i in np.argsort(-gains).tolist() if gains[i] > 0 and costs[i] <= spent][:COUNT]
     return NextRuns(
         one.objective,
-        f"{largest} on {short(target[0][1])} images, {short(lengths[-1])} images seen",
+        f"{largest} on {short(target[0][2])} images{f' of {most}' if most else ''}, {short(lengths[-1])} images seen",
         spent,
         tuple(told(step.index) for step in advice),
-        tuple(told(index) for index in lowering),
+        tuple(told(index) for index in bettering),
+        one.measure,
     )
 
 
 def rows(
-    runs: Sequence[NextRun], spent: float, seconds_per_flop: float | None, telling: bool
+    advice: NextRuns, seconds_per_flop: float | None, telling: bool
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of a table.
 
     Args:
-        runs: what to tell of.
-        spent: on all runs so far, FLOPs.
+        advice: what to tell of.
         seconds_per_flop: the pace of the study's own runs; None where it is not known.
-        telling: whether their worth is the forecast that they narrow, rather than the loss that they lower.
+        telling: whether those are told of that narrow a forecast, or else those that better the metric.
     """
+    runs, spent = advice.telling if telling else advice.bettering, advice.spent
+    loss = advice.measure[:2] == VAL_LOSS
+    so_far = "above the highest so far" if advice.measure.higher_is_better else "below the lowest so far"
     hours = ("hours at this study's pace",) if seconds_per_flop else ()
     by_time = bool(seconds_per_flop) and not telling
     unit = "hour" if by_time else "1 % of what was spent"
-    worth = ("variance removed",) if telling else ("below the lowest so far",)
+    worth = ("variance removed",) if telling else (so_far,)
+    several = any(run.pool for run in runs)
     head = (
         "model",
+        *(("pool",) if several else ()),
         "unique images",
         "images seen",
         "FLOPs",
         "of what was spent",
         *hours,
-        "expected loss",
+        "expected loss" if loss else f"expected {label(advice.measure)}",
         *worth,
         f"for each {unit}",
     )
@@ -132,17 +154,18 @@ def rows(
         time = run.flops * (seconds_per_flop or 0.0) / 3600
         per = time if by_time else share
         gain = (f"{100 * run.removed:.0f} %", f"{number(100 * run.removed / per, 2)} %")
-        fall = (number(run.fall, 2), number(run.fall / per, 2))
+        better = (number(run.better, 2), number(run.better / per, 2))
         found.append(
             (
                 run.model,
+                *((run.pool or "",) if several else ()),
                 short(run.unique_images),
                 short(run.images_seen),
                 number(run.flops, 2),
                 f"{number(share, 2)} %",
                 *((number(time, 2),) if seconds_per_flop else ()),
-                interval(*run.loss),
-                *(gain if telling else fall),
+                interval(*run.value),
+                *(gain if telling else better),
             )
         )
     return head, found

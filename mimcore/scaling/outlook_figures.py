@@ -8,7 +8,7 @@ from mimcore.scaling.drawing import INK, MODEL_COLOURS, PLOT_HEIGHT, PLOT_WIDTH,
 from mimcore.scaling.frontier import Interval
 from mimcore.scaling.layers import data
 from mimcore.scaling.numbers import number, short
-from mimcore.scaling.outlook import Outlook
+from mimcore.scaling.outlook import Division, Outlook
 
 #: Colour of what is no model's.
 PLAIN = MODEL_COLOURS[0]
@@ -57,11 +57,11 @@ def residuals(outlook: Outlook, colours: dict[str, str], named: bool = False) ->
     return found
 
 
-def iso_flop(outlook: Outlook) -> tuple[list[Panel], list[Key]]:
+def iso_flop(outlook: Outlook, division: Division) -> tuple[list[Panel], list[Key]]:
     """The loss of runs that cost the same, against the model's size, and their legend."""
-    colours = size_colours(len(outlook.curves))
+    colours = size_colours(len(division.curves))
     layers: list[Any] = []
-    for (_, sizes, losses), colour in zip(outlook.curves, colours, strict=True):
+    for (_, sizes, losses), colour in zip(division.curves, colours, strict=True):
         points = [{"params": float(n), "loss": float(y)} for n, y in zip(sizes, losses, strict=True)]
         best = min(points, key=lambda point: point["loss"])
         x, y = (
@@ -73,12 +73,12 @@ def iso_flop(outlook: Outlook) -> tuple[list[Panel], list[Key]]:
     about = "Loss against the model's size for runs of the same operations; the lowest point of each is marked."
     keys = [
         Key(f"{number(budget, 2)} FLOPs", colour)
-        for (budget, _, _), colour in zip(outlook.curves, colours, strict=True)
+        for (budget, _, _), colour in zip(division.curves, colours, strict=True)
     ]
     return [_panel(alt.layer(*layers), f"Equal budgets ({outlook.objective})", about)], keys
 
 
-def frontier(outlook: Outlook) -> list[Panel]:
+def frontier(outlook: Outlook, division: Division) -> list[Panel]:
     """The best model, length and loss against the budget, with intervals."""
     dearest = max(run.flops for run in outlook.runs)
     parts = (
@@ -88,7 +88,7 @@ def frontier(outlook: Outlook) -> list[Panel]:
     )
     found = []
     for name, title, axis, scale in parts:
-        points = [{"budget": one.budget, **_ends(getattr(one, name)), "edge": one.at_edge} for one in outlook.frontier]
+        points = [{"budget": one.budget, **_ends(getattr(one, name)), "edge": one.at_edge} for one in division.frontier]
         x = alt.X("budget:Q", scale=LOG, axis=POWERS, title="training FLOPs of one run")
         base = alt.Chart(data(points))
         layers: list[Any] = [
@@ -100,13 +100,13 @@ def frontier(outlook: Outlook) -> list[Panel]:
         if name == "metric":
             runs = [
                 {"budget": run.flops, "value": run.values[("pretrain", "val_loss")], "run": run.name}
-                for run in outlook.runs
+                for run in division.runs
             ]
             layers.append(alt.Chart(data(runs)).mark_point(size=30, opacity=0.6, color=INK).encode(x=x, y="value:Q"))
         rule = alt.Chart(data([{"budget": dearest}])).mark_rule(opacity=0.3, strokeDash=[2, 3], color=INK)
         layers.append(rule.encode(x="budget:Q"))
         about = (
-            f"{title} against the budget of a run, with its interval, on {short(outlook.unique_images)} unique images."
+            f"{title} against the budget of a run, with its interval, on {short(division.unique_images)} unique images."
         )
         found.append(_panel(alt.layer(*layers), title[:1].upper() + title[1:], about))
     return found

@@ -29,8 +29,9 @@ from mimcore.scaling.layers import (
     padded,
 )
 from mimcore.scaling.numbers import interval, short
+from mimcore.scaling.pools import levels
 from mimcore.scaling.summary import floors, label, setting_label
-from mimcore.scaling.table import MADE, VAL_LOSS, Measure, Row, Run, headlines_of, runs_of, settings_of
+from mimcore.scaling.table import MADE, POOL, VAL_LOSS, Measure, Row, Run, headlines_of, runs_of, settings_of
 
 GREY = "#868e96"
 #: The part of a loss curve that may leave its panel at the top.
@@ -53,6 +54,7 @@ class Figures:
         self.runs = runs_of(rows)
         self.imported = [run for run in runs_of(rows, imported=True) if run.source != MADE]
         self.measures = headlines_of(rows)
+        self.pools = levels([run.pool for run in self.runs])
         self.settings = settings_of(self.runs)
         self.objectives = list(dict.fromkeys(setting.objective for setting in self.settings))
         everything = [*self.runs, *self.imported]
@@ -112,15 +114,22 @@ class Figures:
         layers = []
         if curves:
             base = alt.Chart(data(curves))
+            # Curves of two pools are two lines of one colour.
+            pools = ["pool:N"] if any(POOL in point for point in curves) else []
             layers.append(
                 base.mark_area(opacity=0.13).encode(
-                    x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=colour, detail="schedule:N"
+                    x=x,
+                    y=alt.Y("low:Q", scale=scale),
+                    y2="high:Q",
+                    color=colour,
+                    detail=["schedule:N", *pools] if pools else "schedule:N",
                 )
             )
             for ahead, opacity in ((False, 1.0), (True, 0.45)):
                 part = [point for point in curves if point["ahead"] == ahead]
                 line = alt.Chart(data(part)).mark_line(strokeWidth=2, opacity=opacity)
-                layers.append(line.encode(x=x, y=y, color=colour, strokeDash=dash))
+                several = {"detail": pools} if pools else {}
+                layers.append(line.encode(x=x, y=y, color=colour, strokeDash=dash, **several))
         layers.append(self._marks(points, x, y))
         layers += floor_layers(lows, self.model_colours, max(ends), padded(ys))
         if curves and max(ends) > max(self.sizes):
@@ -195,6 +204,7 @@ class Figures:
             "schedule": run.setting.schedule,
             "rose": run.name in self.risen,
             "imported": run.source != MADE,
+            **({POOL: run.pool} if self.pools[1:] else {}),
         }
 
     def _title(self, text: str, objective: str) -> str:

@@ -4,6 +4,7 @@ Beside it: its figures as PNG and SVG, ``report.md`` for a pull request, ``table
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ from altair.utils.schemapi import debug_mode
 
 from mimcore import artifacts
 from mimcore.scaling import evidence, interactive, next_runs, tables, words
-from mimcore.scaling.chosen import preferred
+from mimcore.scaling.chosen import extrapolating, preferred
 from mimcore.scaling.figure import Section, Table
 from mimcore.scaling.forecasts import judge, read_forecasts
 from mimcore.scaling.gallery import gallery
 from mimcore.scaling.numbers import count, interval, number, short
-from mimcore.scaling.outlook import Outlook, outlook
+from mimcore.scaling.outlook import LAWS, LOSS, Asked, Outlook, outlook
 from mimcore.scaling.plots import Figures
 from mimcore.scaling.summary import Line, floor_text, label, lines, setting_label
-from mimcore.scaling.table import Measure, Row, Setting, headlines_of, read_results, runs_of, settings_of
+from mimcore.scaling.table import Measure, Row, Run, Setting, headlines_of, read_results, runs_of, settings_of
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -45,6 +46,8 @@ def report(
     """
     rows = read_results(results / "results.parquet")
     fitted = artifacts.read_json(fit)
+    if fitted["options"].get("pools") == "alike":
+        rows = [replace(row, pool=None) for row in rows]
     notes = artifacts.read_json(results / "notes.json")
     curves = pq.read_table(results / "curves.parquet").to_pylist()
     made = runs_of(rows)
@@ -55,10 +58,7 @@ def report(
         # Altair checks every part of a chart against its schema while it is put together; half of the time goes there.
         with debug_mode(False):
             drawn = Figures(rows, fitted, curves)
-            outlooks = {
-                one: outlook(made, one, fitted["options"]["confidence"], preferred(fitted, one))
-                for one in drawn.objectives
-            }
+            outlooks = _outlooks(made, fitted, drawn.objectives)
             sections = gallery(drawn, outlooks, stored, judged)
         told = {
             "title": notes["title"],
@@ -129,11 +129,33 @@ def _definitions(forecasts: Sequence[Mapping[str, Any]], runs: Path) -> dict[str
     return {name: artifacts.read_json(file)["definition"] for name, file in files.items() if file.is_file()}
 
 
-def _advice(outlooks: Mapping[str, Outlook | str], pace: float | None) -> list[dict[str, Any]]:
-    """For each objective what to run next, as two tables; a sentence where nothing can be advised."""
+def _outlooks(
+    made: Sequence[Run], fitted: Mapping[str, Any], objectives: Sequence[str]
+) -> dict[Asked, dict[str, Outlook | str]]:
+    """Of the validation loss, and of each metric that the fit's option ``outlook`` names: one law for all runs of each objective."""
+    options = fitted["options"]
+    confidence = float(options["confidence"])
+    found: dict[Asked, dict[str, Outlook | str]] = {
+        LOSS: {one: outlook(made, one, LOSS, confidence, (*preferred(fitted, one), *LAWS)) for one in objectives}
+    }
+    directions = {f"{one['task']}/{one['metric']}": bool(one["higher_is_better"]) for one in fitted["fits"]}
+    for name in options.get("outlook", ()):
+        task, _, metric = name.partition("/")
+        measure = Measure(task, metric, directions[name])
+        asked = Asked(measure, options.get("guess", {}).get(name))
+        for one in () if measure == LOSS.measure else objectives:
+            laws = extrapolating(fitted, one, measure)
+            told = laws if isinstance(laws, str) else outlook(made, one, asked, confidence, laws)
+            found.setdefault(asked, {})[one] = told
+    return found
+
+
+def _advice(outlooks: Mapping[Asked, Mapping[str, Outlook | str]], pace: float | None) -> list[dict[str, Any]]:
+    """For each metric and objective what to run next, as two tables; a sentence where nothing can be advised."""
     found: list[dict[str, Any]] = []
-    for objective, one in outlooks.items():
-        about = f" of {objective}" if len(outlooks) > 1 else ""
+    for asked, objective, one in ((asked, *pair) for asked, of in outlooks.items() for pair in of.items()):
+        about = f" of {objective}" if len(outlooks[asked]) > 1 else ""
+        score = "" if asked == LOSS else f"the {label(asked.measure)} of "
         advice = None if isinstance(one, str) else next_runs.next_runs(one)
         if advice is None or isinstance(one, str):
             reason = (
@@ -141,15 +163,17 @@ def _advice(outlooks: Mapping[str, Outlook | str], pace: float | None) -> list[d
                 if isinstance(one, str)
                 else "The law has no refits to judge by, or every run that could be named is made."
             )
-            found.append({"about": about, "missing": reason, "tables": []})
+            found.append(
+                {"about": f" for {score.removesuffix(' of ')}" * bool(score) + about, "missing": reason, "tables": []}
+            )
             continue
-        named = (
-            (f"Runs that narrow the forecast of {advice.target} most for their cost", advice.telling),
-            ("Runs that lower the validation loss most for their cost", advice.lowering),
+        titles = (
+            f"Runs that narrow the forecast of {score}{advice.target} most for their cost",
+            f"Runs that {'raise' if asked.measure.higher_is_better else 'lower'} the {label(asked.measure)} most for their cost",
         )
         told = []
-        for title, runs in named:
-            head, cells = next_runs.rows(runs, advice.spent, pace, runs is advice.telling)
+        for title, telling in zip(titles, (True, False), strict=True):
+            head, cells = next_runs.rows(advice, pace, telling)
             told.append((title, Table(head, tuple(cells))))
         found.append({"about": about, "missing": "", "law": one.fit.law.name, "tables": told})
     return found
@@ -196,7 +220,7 @@ def _laws(rows: Sequence[Row], fitted: Mapping[str, Any]) -> list[dict[str, Any]
     for one in fitted["fits"]:
         setting = Setting(one["objective"], one["model"], one["schedule"])
         line: dict[str, Any] = {
-            "setting": setting_label(setting, settings),
+            "setting": setting_label(setting, settings) + (f" ({one['pool']})" if "pool" in one else ""),
             "quantity": one["quantity"] if one["task"] == "pretrain" else f"{one['task']}: {one['quantity']}",
             "note": one["note"],
             "fitted": one["fitted"],

@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         ("use", pa.string()),
         ("total_images_seen", pa.int64()),
         ("total_flops", pa.float64()),
+        ("pool", pa.string()),
     ]
 )
 
@@ -42,6 +43,9 @@ MADE, IMPORTED = "made", "imported"
 
 #: Columns that say what came before a run; a table of a study without phases may lack them.
 OF_PHASES = ("after", "use", "total_images_seen", "total_flops")
+
+#: The pool that a run's images are drawn from; a table from before it was written down may lack it.
+POOL = "pool"
 
 #: The task under which the losses of a run are filed, and its headline.
 PRETRAIN = "pretrain"
@@ -58,7 +62,7 @@ class Row:
     """One number of a study: a row of ``results.parquet``.
 
     ``after`` is the run that a phase follows and ``use`` what it takes of it (weights, teacher, state); the totals count all runs
-    before it as well.
+    before it as well. ``pool`` is what its subset is drawn from; of an imported run it may not be known.
     """
 
     kind: str
@@ -84,6 +88,7 @@ class Row:
     use: str | None = None
     total_images_seen: int | None = None
     total_flops: float | None = None
+    pool: str | None = None
 
 
 class Setting(NamedTuple):
@@ -126,6 +131,8 @@ class Run:
     #: The run that a second phase started from, without its model and seed; None where the run started from nothing.
     after: str | None = None
     source: str = MADE
+    #: The pool that its images are drawn from, where it is known.
+    pool: str | None = None
 
     @property
     def gap(self) -> float:
@@ -156,9 +163,9 @@ def read_results(path: Path) -> list[Row]:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} is not a Parquet file ({error}); delete it and run 'dvc repro'.") from None
-    # Tables from before runs could be imported or follow one another, such as last night's, lack what says so.
+    # Tables from before runs could be imported, follow one another or name their pool, such as last night's, lack what says so.
     known = [name for name in SCHEMA.names if name in table.column_names]
-    absent = [name for name in SCHEMA.names if name not in (*known, *OF_PHASES, "source", "imported_from")]
+    absent = [name for name in SCHEMA.names if name not in (*known, *OF_PHASES, "source", "imported_from", POOL)]
     if absent:
         raise UserError(f"{path} lacks the columns {', '.join(absent)}; delete it and run 'dvc repro'.")
     rows = [Row(**row) for row in table.select(known).to_pylist()]
@@ -275,6 +282,7 @@ def _run(name: str, rows: Sequence[Row], runs: Mapping[str, Row]) -> Run:
         errors={(row.task, row.metric): row.standard_error for row in rows},
         after=after,
         source=first.source,
+        pool=first.pool,
     )
 
 

@@ -1,14 +1,17 @@
 """The answer in sentences, from the results and the fit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mimcore.scaling.chosen import entries
 from mimcore.scaling.numbers import count, interval, number, short, signed
+from mimcore.scaling.pools import levels
 from mimcore.scaling.summary import Line, floors, label, lines, setting_label
-from mimcore.scaling.table import PRETRAIN, Measure, Row, Run, Setting, headlines_of, runs_of, settings_of
+from mimcore.scaling.table import PRETRAIN, VAL_LOSS, Measure, Row, Run, Setting, headlines_of, runs_of, settings_of
 
 #: Tasks from which on the answer speaks of all at once.
 MANY_TASKS = 4
+LOSS = Measure(*VAL_LOSS, False)
 
 
 def scope(rows: Sequence[Row]) -> str:
@@ -39,7 +42,7 @@ def answers(rows: Sequence[Row], fitted: Mapping[str, Any]) -> list[str]:
         found.append(_tasks_sentence(rows, tasks))
     else:
         found += [sentence for measure in tasks for sentence in _task_sentences(rows, measure)]
-    return found + _forecasts(summary, fitted)
+    return found + _forecasts(summary, fitted) + list(levels_of(fitted))
 
 
 def flags(
@@ -63,6 +66,7 @@ def flags(
             "Memorising: the gap between unseen and seen images is wider on the smallest subset than on the largest "
             f"for {_list(wider)}."
         )
+    found += _pools(rows, fitted)
     found += [f"{_name(one, settings)}: {one['note']}" for one in fitted["fits"] if not one["fitted"]]
     done = [one for one in fitted["fits"] if one["fitted"]]
     mixed = [_name(one, settings) for one in done if (one["note"] or "").startswith("mixes")]
@@ -178,15 +182,17 @@ def _forecasts(summary: Sequence[Line], fitted: Mapping[str, Any]) -> list[str]:
     for line in {line.setting.objective: line for line in summary}.values():
         one = next(o for o in fitted["fits"] if _setting(o) == line.setting and o["task"] == PRETRAIN)
         now = one["points"][-1]["mean"]
+        of = f" of pool {one['pool']}" if "pool" in one else ""
         if one["fitted"] and one["forecast"]["value"]:
             value, low, high = (one["forecast"][part][0] for part in ("value", "low", "high"))
             unsure = " (with too few runs for an interval)" if low is None else ""
             found.append(
-                f"With {count(one['forecast']['unique_images'][0])} images the law expects a validation loss of "
+                f"With {count(one['forecast']['unique_images'][0])} images{of} the law expects a validation loss of "
                 f"{interval(value, low, high)}{unsure} of {setting_label(line.setting, settings)}; "
                 f"{count(one['points'][-1]['unique_images'])} images give {number(now)}."
             )
-        found += _longer(line, summary, now)
+        ends = line.ends[LOSS]  # the largest subset may be of another pool than the curve
+        found += _longer(line, summary, ends[1].value if of and ends else now)
     return found
 
 
@@ -205,13 +211,55 @@ def _longer(line: Line, summary: Sequence[Line], now: float) -> list[str]:
     ]
 
 
+def levels_of(fitted: Mapping[str, Any], measure: Measure = LOSS) -> Iterator[str]:
+    """Say how far apart the pools lie, by the law that was chosen or else the first that could be fitted."""
+    for one in entries(fitted, measure):
+        law: Mapping[str, Any] = next(iter(one["candidates"]), {})
+        for pool, by in law.get("shifts", {}).items():
+            value, low, high = (by[part] for part in ("value", "low", "high"))
+            way, after = "above", ""
+            if value < 0:
+                way, value = "below", -value
+                low, high = (None, None) if low is None else (-high, -low)
+            if "encoder_params" in law["formula"] and "unique_images" not in law["formula"]:
+                after += " That law is not in unique images, so that this holds what their number does as well."
+            if low is None:
+                after += " There are too few runs for an interval."
+            elif low <= 0:
+                after += " The interval covers 0, so that there may be no difference."
+            same = "validation loss" if "val_loss" in law["formula"] else "model, images and length"
+            yield (
+                f"The {label(measure)} of runs on pool {pool} lies {interval(value, low, high)} {way} that of runs on {one['pools'][0]} "
+                f"of the same {same} (law '{law['law']}', {one['objective']}).{after}"
+            )
+
+
+def _pools(rows: Sequence[Row], fitted: Mapping[str, Any]) -> list[str]:
+    """What subsets of several pools do to the numbers."""
+    pools = levels([run.pool for run in runs_of(rows)])
+    if not pools[1:]:
+        return []
+    found = [
+        f"The subsets are of {len(pools)} pools ({_list(pools)}), whose losses may be of different levels: what differs between two "
+        "subsets of different pools is not their number of images alone. Laws have a level for each pool (the fit's option 'pools')."
+    ]
+    for one in entries(fitted, LOSS):
+        reasons = [law["reason"] for law in one["skipped"] if "cannot tell its level" in law["reason"]]
+        if reasons and "pools" in one:
+            laws = [law["law"] for law in one["skipped"] if law["reason"] in reasons]
+            found.append(f"Not fitted to {one['objective']}: {_list(laws)}, since {reasons[0]}")
+    return found
+
+
 def _setting(one: Mapping[str, Any]) -> Setting:
     return Setting(one["objective"], one["model"], one["schedule"])
 
 
 def _name(one: Mapping[str, Any], settings: Sequence[Setting]) -> str:
     measure = Measure(one["task"], one["metric"], one["higher_is_better"])
-    return f"{setting_label(_setting(one), settings)}, {label(measure)}"
+    return f"{setting_label(_setting(one), settings)}, {label(measure)}" + (
+        f" ({one['pool']})" if "pool" in one else ""
+    )
 
 
 def _plural(number_of: int, noun: str) -> str:

@@ -46,6 +46,45 @@ def test_every_number_arrives_with_its_coordinates(tmp_path, study):
     assert (pixels.run, pixels.model, pixels.unique_images, pixels.value) == (None, "tiny", None, 0.29)
 
 
+def test_a_run_has_the_pool_of_its_subset_and_so_has_an_imported_one(tmp_path, study):
+    for name, run in study["runs"].items():
+        pool = "far" if run["coordinates"]["subset"] == "n65536" else "near"
+        run["definition"] = {**run["definition"], "subset": {"name": run["coordinates"]["subset"], "pool": pool}}
+        edit(
+            tmp_path / "runs" / name / "metrics.json",
+            lambda metrics, run=run: metrics.update(definition=run["definition"]),
+        )
+    facts = {"unique_images": 65536, "images_seen": 65536, "encoder_params": 1000, "flops": None}
+    value = {
+        "task": "pretrain",
+        "metric": "val_loss",
+        "value": 0.5,
+        "standard_error": None,
+        "higher_is_better": False,
+        "headline": True,
+    }
+    elsewhere = [
+        {
+            "run": f"mae-huge-{subset}-long-s0",
+            "file": "theirs.csv",
+            "digest": "0",
+            "objective": "mae",
+            "model": "huge",
+            "subset": subset,
+        }
+        | {"schedule": "long", "seed": "s0", **facts, "values": [value]}
+        for subset in ("n65536", "n3")
+    ]
+    (tmp_path / "imported.json").write_text(json.dumps(elsewhere))
+    collect(study, tmp_path, tmp_path / "results", tmp_path / "imported.json")
+    pools = {
+        run.name: run.pool for run in runs_of(read_results(tmp_path / "results" / "results.parquet"), imported=True)
+    }
+    assert pools[RUN] == "near"
+    assert pools["mae-tiny-n65536-long-s0"] == pools["mae-huge-n65536-long-s0"] == "far"
+    assert pools["mae-huge-n3-long-s0"] is None
+
+
 def test_the_minimum_of_the_validation_loss_is_read_off_the_curve(tmp_path, study):
     collect(study, tmp_path, tmp_path / "results")
     curve = pq.read_table(tmp_path / "runs" / RUN / "curve.parquet").to_pylist()

@@ -96,6 +96,44 @@ def test_a_broken_file_of_forecasts_is_said(whole_study, content):
         write(whole_study, json.loads(content))
 
 
+def specs_of(folder):
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    return json.loads(re.search(r"const specs = (\{.*\});\n", text).group(1))
+
+
+def test_subsets_of_two_pools_have_levels_of_their_own(whole_study, tmp_path):
+    shutil.copytree(whole_study / "results", tmp_path / "results")
+    (tmp_path / "runs").mkdir()
+    rows = []
+    for row in read_results(whole_study / "results" / "results.parquet"):
+        wide = row.subset in ("n4096", "n16384", "n32768")
+        above = 0.05 if wide and row.task == "pretrain" else 0.0
+        rows.append(
+            replace(row, pool="wide" if wide else "home", value=row.value + above) if row.kind == "run" else row
+        )
+    write_results(tmp_path / "results" / "results.parquet", rows)
+    fit(tmp_path / "results" / "results.parquet", {"bootstrap": 100, "laws": ["joint"]}, tmp_path / "fit")
+    folder = write(tmp_path, [])
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    said = re.search(
+        r"\* The validation loss of runs on pool wide lies ([\d.]+) \[([\d.]+), ([\d.]+)\] above that of runs on home",
+        text,
+    )
+    value, low, high = map(float, said.groups())
+    assert low < value < high
+    assert value == pytest.approx(0.05, abs=0.01)
+    assert "The subsets are of 2 pools (home and wide), whose losses may be of different levels" in text
+    assert "Each curve is of one pool (home, wide)" in text
+    assert {path.stem for path in folder.glob("iso-flop*.svg")} == {"iso-flop-home", "iso-flop-wide"}
+    assert "unique images of pool wide: a larger model sees fewer" in text
+    assert re.search(r"\| model \| pool \| unique images \|.*\n.*\n\| (tiny|small) \| (home|wide) \|", text)
+    curves = specs_of(folder)["scaling-0"]["datasets"].values()
+    drawn = {(point["schedule"], point["pool"]) for points in curves for point in points if "ahead" in point}
+    assert drawn == {("short", "home"), ("short", "wide"), ("long", "home"), ("long", "wide")}
+    assert "small long (home)" in text
+    assert "small long (wide)" in text
+
+
 def test_phases_and_imported_runs_stand_apart(whole_study, tmp_path):
     """A second phase is an objective of its own; an imported run has a hollow marker and is no run of the study."""
     rows = read_results(whole_study / "results" / "results.parquet")
