@@ -1,5 +1,6 @@
 """What changes only the speed: never a DVC parameter, so that more workers retrain nothing."""
 
+import ctypes
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,7 +9,6 @@ from pydantic import Field
 
 from mimcore.definition import Definition
 from mimcore.errors import UserError
-from mimcore.heap import keep_freed_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class Execution(Definition):
         import torch
 
         if sys.platform == "linux":
-            keep_freed_blocks()
+            _keep_freed_memory()
         torch.set_num_threads(self.threads or _cores())
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
@@ -95,3 +95,15 @@ def _cores() -> int:
 
 def _usable_cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse large blocks instead of returning them: a training step asks for the same ones again.
+
+    Spares the page faults of fresh blocks; docs/performance.md has what was seen.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        m_trim_threshold, m_mmap_threshold = -1, -3  # numbers of glibc's malloc.h
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, 1 << 30)

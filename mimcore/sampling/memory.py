@@ -1,8 +1,8 @@
 """Memory that is free, back to the system."""
 
-import pyarrow as pa
+import ctypes
 
-from mimcore import heap
+import pyarrow as pa
 
 
 def give_back() -> None:
@@ -11,4 +11,6 @@ def give_back() -> None:
     They keep it for their own next need, each apart, so that one phase's would stay beside the next one's.
     """
     pa.default_memory_pool().release_unused()
-    heap.give_back()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mimcore import heap
 from mimcore.models.objective import drawn_for, moved
 from mimcore.training.randomness import generator
 from mimcore.training.state import Run
@@ -32,7 +31,6 @@ def fitting_micro_batch(run: Run, images: Tensor, batch: int) -> int:
         torch.cuda.mem_get_info(run.device)[0] if on_gpu else machine_memory()
     ) - fixed  # the moments are not made yet
     each = activation_bytes(run, images)
-    heap.give_back()
     micro_batch = batch
     while micro_batch > 1 and micro_batch * each > SHARE * room:
         micro_batch = (micro_batch + 1) // 2
