@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mimcore.data.crops import random_flip, random_resized_crop
 from mimcore.errors import UserError
+from mimcore.models.attention import forget_weights
 from mimcore.models.objective import Drawn, moved, rows_of, together, unknown
 from mimcore.models.whole_batch import WholeBatch
 from mimcore.training.cached import accumulate_cached
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def speed_up(run: Run, execution: "Execution", images: Tensor) -> None:
-    """Apply what changes only the speed: checkpointing of activations, the micro-batch, the compiler.
+    """Apply what changes only speed and memory: attention, checkpointing of activations, the micro-batch, the compiler.
 
     Args:
         run: is changed.
@@ -36,6 +37,9 @@ def speed_up(run: Run, execution: "Execution", images: Tensor) -> None:
     Raises:
         UserError: an option does not go with the objective or this machine.
     """
+    if run.device.type == "cpu":
+        for part in run.objective.modules():
+            forget_weights(part)
     if execution.activation_checkpointing:
         checkpoint_blocks(run.objective)
     whole_batch, ranks = run.objective.whole_batch, run.ranks.world_size
