@@ -2,11 +2,9 @@
 
 As in ``zeroshot``, an image is of the class whose prompts lie nearest (Radford et al. 2021, section 3.1). Captions name classes unevenly,
 and an encoder that knows nothing may still favour frequent ones. So the share of right answers stands beside that of the same answers
-dealt to the images at random, whose mean and variance over all permutations are known (Hoeffding 1951, 'A combinatorial central limit
-theorem', theorem 1).
+dealt to the images at random.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -17,9 +15,9 @@ from pydantic import Field, field_validator
 from mimcore.artifacts import write_json
 from mimcore.errors import UserError
 from mimcore.evaluation.frozen import Frozen, ProbeConfig
-from mimcore.evaluation.prompts import name_vectors, one_place_each
-from mimcore.evaluation.task import Context, Metric, Needs, NotApplicable, Value, accuracy
-from mimcore.models.text import DESCRIPTION, load_text
+from mimcore.evaluation.permutations import dealt
+from mimcore.evaluation.prompts import name_vectors, one_place_each, text_tower
+from mimcore.evaluation.task import Context, Metric, Needs, Value, accuracy
 
 METRICS = {
     "top1": Metric("Top-1 accuracy over words of captions"),
@@ -63,14 +61,11 @@ def named_class(caption: str | None, words: Mapping[str, Sequence[str]]) -> int 
     return found[0] if len(found) == 1 else None
 
 
-def dealt(answers: np.ndarray, truth: np.ndarray, classes: int) -> tuple[float, float]:
+def dealt_answers(answers: np.ndarray, truth: np.ndarray, classes: int) -> tuple[float, float]:
     """Mean and standard deviation of the accuracy of ``answers``, int64 ``(N,)``, over all permutations of ``truth``, ``(N,)``."""
-    count = len(truth)
     given, true = (np.bincount(numbers, minlength=classes).astype(float) for numbers in (answers, truth))
-    equal = float(given @ true)
-    # Hits are the sum of c(i, p(i)), c 1 where answer i is truth p(i); the variance is that of c centred by rows and columns.
-    spread = equal - float(given @ true**2 + true @ given**2) / count + equal**2 / count**2
-    return equal / count**2, math.sqrt(max(0.0, spread) / max(1, count - 1)) / count
+    # c(i, j) is 1 where answer i is truth j, else 0.
+    return dealt(float(given @ true), true[answers], given[truth])
 
 
 def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value]:
@@ -83,8 +78,7 @@ def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value
         NotApplicable: the run has no text tower.
         UserError: fewer than two classes are named in the test images' captions.
     """
-    if context.run is None or not (context.run / DESCRIPTION).is_file():
-        raise NotApplicable("the run has no text tower")
+    tower = text_tower(context)
     classes = [named_class(caption, config.words) for caption in features.test.rows["caption"].to_pylist()]
     rows = [row for row, number in enumerate(classes) if number is not None]
     truth = np.array([classes[row] for row in rows], np.int64)
@@ -93,7 +87,6 @@ def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value
             f"{context.where}.words: the captions of the {len(classes)} test images name {len(set(truth.tolist()))} of the"
             f" {len(config.words)} classes; give words that they have, or more test images."
         )
-    tower = load_text(context.run).to(context.device)
     means = [
         name_vectors(tower, words, config.templates, context).mean(dim=0, keepdim=True)
         for words in config.words.values()
@@ -107,7 +100,7 @@ def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value
         for number, name in enumerate(config.words)
     }
     write_json(context.folder / "words.json", {"images": len(rows), "classes": counts})
-    mean, deviation = dealt(answers, truth, len(config.words))
+    mean, deviation = dealt_answers(answers, truth, len(config.words))
     return {
         "top1": top1,
         "dealt": Value(mean, deviation),

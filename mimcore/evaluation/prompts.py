@@ -1,19 +1,27 @@
 """Classes as vectors: names put into prompts, and what a text tower makes of them (Radford et al. 2021, section 3.1.4)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mimcore.evaluation.task import Context
-
-if TYPE_CHECKING:
-    from mimcore.models.text import TextTower
+from mimcore.evaluation.task import Context, NotApplicable
+from mimcore.models.text import DESCRIPTION, TextTower, load_text
 
 #: Texts that go through the tower at a time.
 BATCH = 256
+
+
+def text_tower(context: Context) -> TextTower:
+    """The text tower of the run, on the device.
+
+    Raises:
+        NotApplicable: the subject is no run, or the run has no text tower.
+    """
+    if context.run is None or not (context.run / DESCRIPTION).is_file():
+        raise NotApplicable("the run has no text tower")
+    return load_text(context.run).to(context.device)
 
 
 def prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -34,7 +42,7 @@ def ensemble(vectors: Tensor, templates: int) -> Tensor:
     return F.normalize(vectors.unflatten(0, (-1, templates)).mean(dim=1), dim=-1)
 
 
-def name_vectors(tower: "TextTower", names: Sequence[str], templates: Sequence[str], context: Context) -> Tensor:
+def name_vectors(tower: TextTower, names: Sequence[str], templates: Sequence[str], context: Context) -> Tensor:
     """One vector of length 1 for each name, ``(C, D)``: the mean over the templates, an ensemble in the space of the vectors."""
     texts = prompts(names, templates)
     parts = []

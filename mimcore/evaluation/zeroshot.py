@@ -9,9 +9,8 @@ from pydantic import field_validator
 
 from mimcore.errors import UserError
 from mimcore.evaluation.frozen import Frozen, ProbeConfig
-from mimcore.evaluation.prompts import name_vectors, one_place_each
-from mimcore.evaluation.task import Context, Metric, Needs, NotApplicable, Value, accuracy, class_count, labels_of
-from mimcore.models.text import DESCRIPTION, load_text
+from mimcore.evaluation.prompts import name_vectors, one_place_each, text_tower
+from mimcore.evaluation.task import Context, Metric, Needs, Value, accuracy, class_count, labels_of
 
 METRICS = {
     "top1": Metric("Top-1 accuracy without training images"),
@@ -53,14 +52,13 @@ def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value
         NotApplicable: the run has no text tower.
         UserError: the classes have no names, or fewer than there are labels.
     """
-    if context.run is None or not (context.run / DESCRIPTION).is_file():
-        raise NotApplicable("the run has no text tower")
+    tower = text_tower(context)
     names = config.names or features.classes
     if not names:
         raise UserError(f"{context.where}.names: the pool does not name its classes; give their names here.")
     if len(names) < (labels := class_count(features, context.where)):
         raise UserError(f"{context.where}.names: there are {len(names)} names, and labels up to {labels - 1}.")
-    classes = name_vectors(load_text(context.run).to(context.device), names, config.templates, context)
+    classes = name_vectors(tower, names, config.templates, context)
     images = torch.tensor(features.test.arrays["projected"], device=context.device)
     nearest = (images @ classes.T).topk(min(5, len(names)), dim=1).indices.cpu()
     hits = nearest == labels_of(features.test)[:, None]

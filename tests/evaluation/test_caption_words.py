@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from mimcore.errors import UserError
-from mimcore.evaluation import caption_words
-from mimcore.evaluation.caption_words import Config, dealt, named_class
+from mimcore.evaluation import caption_words, prompts
+from mimcore.evaluation.caption_words import Config, dealt_answers, named_class
 from mimcore.evaluation.frozen import Frozen, Split
 from mimcore.evaluation.task import NotApplicable
 
@@ -38,9 +38,9 @@ def test_an_image_is_of_the_one_class_that_its_caption_names(caption: str | None
 def test_dealt_answers_have_the_mean_and_spread_of_all_permutations() -> None:
     answers, truth = np.array([0, 0, 1, 2, 1, 0]), np.array([0, 1, 1, 2, 2, 2])
     every = [np.mean(answers == truth[list(order)]) for order in itertools.permutations(range(6))]
-    assert dealt(answers, truth, 4) == (pytest.approx(np.mean(every)), pytest.approx(np.std(every)))
+    assert dealt_answers(answers, truth, 4) == (pytest.approx(np.mean(every)), pytest.approx(np.std(every)))
     # Who always says the same is right as often, however it is dealt.
-    assert dealt(np.ones(6, int), truth, 3) == (pytest.approx(1 / 3), pytest.approx(0))
+    assert dealt_answers(np.ones(6, int), truth, 3) == (pytest.approx(1 / 3), pytest.approx(0))
 
 
 class Tower:
@@ -64,7 +64,7 @@ def frozen(captions: list[str | None], vectors: torch.Tensor) -> Frozen:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "text.json").write_text("{}")
-    monkeypatch.setattr(caption_words, "load_text", lambda _folder: Tower())
+    monkeypatch.setattr(prompts, "load_text", lambda _folder: Tower())
     return tmp_path
 
 
@@ -80,7 +80,7 @@ def test_the_class_is_the_nearest_of_the_means_of_its_words_vectors(run: Path) -
     answers = (vectors[rows] @ torch.stack(classes).T).argmax(1).numpy()
     config = Config(features="x", words=WORDS, templates=templates)
     found = caption_words.probe(frozen(captions, vectors), config, context(run, run=run))
-    mean, deviation = dealt(answers, truth, 3)
+    mean, deviation = dealt_answers(answers, truth, 3)
     assert found["top1"].value == pytest.approx(np.mean(answers == truth))
     assert found["beyond_chance"].value == pytest.approx(np.mean(answers == truth) - mean)
     assert found["dealt"].standard_error == found["beyond_chance"].standard_error == pytest.approx(deviation)

@@ -80,7 +80,15 @@ def test_the_tasks_and_probes_are_these():
         "segmentation",
         "video",
     ]
-    assert registry.names("probe") == ["caption_words", "fewshot", "knn", "linear", "multilabel", "zeroshot"]
+    assert registry.names("probe") == [
+        "caption_words",
+        "fewshot",
+        "knn",
+        "linear",
+        "multilabel",
+        "retrieval",
+        "zeroshot",
+    ]
     for kind in ("task", "probe"):
         for name in registry.names(kind):
             module = registry.load(kind, name)
