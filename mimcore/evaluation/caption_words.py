@@ -7,6 +7,7 @@ dealt to the images at random.
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,9 +32,11 @@ NEEDS: Needs = "captions"
 class Config(ProbeConfig):
     """Options of zero-shot classification over the words of captions."""
 
-    #: Names of the classes to the words that stand for them in captions, in lower case; the prompts have these words as well.
+    #: Names of the classes to the words that stand for them in captions, in lower case.
     words: dict[str, tuple[str, ...]] = Field(min_length=2)
-    #: Prompts with '{}' where the word stands; a class's vector is the mean over its words and these.
+    #: What the prompts have: these words, or the name alone, as for a run that knows 'dog' and has never read 'terrier'.
+    prompt_with: Literal["words", "name"] = "words"
+    #: Prompts with '{}' where the word or name stands; a class's vector is the mean over its words and these.
     templates: tuple[str, ...] = ("a photo of a {}",)
 
     @field_validator("templates")
@@ -88,8 +91,10 @@ def probe(features: Frozen, config: Config, context: Context) -> dict[str, Value
             f" {len(config.words)} classes; give words that they have, or more test images."
         )
     means = [
-        name_vectors(tower, words, config.templates, context).mean(dim=0, keepdim=True)
-        for words in config.words.values()
+        name_vectors(tower, words if config.prompt_with == "words" else (name,), config.templates, context).mean(
+            dim=0, keepdim=True
+        )
+        for name, words in config.words.items()
     ]
     vectors = torch.nn.functional.normalize(torch.cat(means), dim=-1)
     images = torch.tensor(features.test.arrays["projected"][rows], device=context.device)

@@ -90,6 +90,31 @@ def test_the_class_is_the_nearest_of_the_means_of_its_words_vectors(run: Path) -
     assert sum(one["right"] for one in told["classes"].values()) == (answers == truth).sum()
 
 
+def test_prompts_may_have_the_names_that_no_caption_has(run: Path) -> None:
+    tower, names = Tower(), ("dog", "vehicle")
+    words = {"dog": ("terrier", "spaniel"), "vehicle": ("van",)}
+    found = caption_words.probe(
+        frozen(
+            ["a terrier", "a van", "a spaniel"],
+            tower.encode(["a photo of a dog", "a photo of a vehicle", "a photo of a dog"]),
+        ),
+        Config(features="x", words=words, prompt_with="name"),
+        context(run, run=run),
+    )
+    assert found["top1"].value == 1
+    # The same vectors, asked by the words: the prompts lie elsewhere.
+    images = tower.encode([f"a photo of a {name}" for name in names])
+    by_words = [
+        tower.encode(["a photo of a terrier", "a photo of a spaniel"]).mean(0),
+        tower.encode(["a photo of a van"])[0],
+    ]
+    nearest = (images @ F.normalize(torch.stack(by_words), dim=1).T).argmax(1)
+    asked = caption_words.probe(
+        frozen(["a terrier", "a van"], images), Config(features="x", words=words), context(run, run=run)
+    )
+    assert asked["top1"].value == pytest.approx((nearest == torch.tensor([0, 1])).float().mean().item())
+
+
 def test_what_does_not_apply_and_what_is_wrong_is_said(run: Path) -> None:
     config, data = Config(features="x", words=WORDS), frozen(["a dog", "a terrier"], torch.zeros(2, 4))
     with pytest.raises(NotApplicable, match="no text tower"):
