@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from mimcore.data.index import build_index
 from mimcore.data.listing import scan
@@ -134,6 +135,24 @@ def test_corruptions_of_cifar10(cifar10: Made) -> None:
     errors = [found[f"severity_{severity}"]["value"] for severity in range(1, 6)]
     assert found["clean_error"]["value"] < errors[2] < errors[4] - 0.01
     assert errors[0] < errors[4]
+
+
+def test_web_photographs_by_the_names_of_cifar10(cifar10: Made, shared: Path, tmp_path: Path) -> None:
+    """A CLIP that has read ten names, and has seen none of these photographs, tells them by these names above chance."""
+    study = yaml.safe_load((Path(__file__).parents[2] / "studies/web-captions.yaml").read_text())
+    pool = {"format": "tar", "path": str(shared / "data/websample"), "train": "*0.tar", "val": "*[1-9].tar"}
+    web = Made(tmp_path, {**pool, "perceptual_hash": False})
+    scan(load_pool("pool", web.pool, tmp_path), tmp_path / "pool.json")
+    build_index("pool", web.pool, tmp_path / "pool.json", tmp_path / "index", tmp_path, tmp_path / "scratch")
+    options, task = {"pool": "pool"}, study["tasks"]["ten"]
+    choose("features.web", options, tmp_path / "index", tmp_path / "examples", {"ten": "captions"})
+    definition = web.definition(features=options)
+    extract_run("clip", cifar10.root / "run", web.job("web", definition, "examples", "features"))
+    found = probe_run(
+        "clip", cifar10.root / "run", web.job("ten", definition | {"task": task}, "features", "evals/ten")
+    )
+    beyond = found["subjects"]["run"]["beyond_chance"]
+    assert beyond["value"] > 3 * beyond["standard_error"]
 
 
 def ranks(made: Made, rows: Any) -> torch.Tensor:
