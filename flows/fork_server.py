@@ -48,6 +48,8 @@ def serve(control: socket.socket) -> None:
             if not events and len(ready.get_map()) == 1:
                 return
             for key, _ in events:
+                if ready.get_map().get(key.fd) is not key:  # closed by what was looked at before it
+                    continue
                 if key.fileobj is control:
                     word, handed, _, _ = socket.recv_fds(control, 1, 1)
                     if not word:
@@ -86,7 +88,8 @@ def _heard(
         _become(handed, server)
     for descriptor in handed:
         os.close(descriptor)
-    asked.sendall(b"started\n")
+    with suppress(OSError):  # it has just ended: there will be an end of the file to read
+        asked.sendall(b"started\n")
     tells = os.pidfd_open(process)
     running[tells] = (asked, process)
     ready.register(tells, selectors.EVENT_READ)

@@ -113,6 +113,61 @@ def test_whoever_is_killed_nothing_runs_on(checkout: Scratch, who: str, how: sig
     assert states(bring(checkout)) == {"a": "ran", "b": "ran"}
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two stages at once need two cores")
+def test_a_stage_that_is_killed_whole_leaves_the_others_alone(
+    scratch: Callable[..., Scratch], checkout: Scratch
+) -> None:
+    """Its process and its command end in one moment: the server hears of both at once."""
+    text = (checkout.root / "dvc.yaml").read_text()
+    (checkout.root / "dvc.yaml").write_text(text.replace("mimcore b a", "mimcore b").replace(", out/a]", "]"))
+    checkout.take(4)
+    flow = checkout.start(FLOW)
+    until(lambda: len(checkout.lines()) == 2)
+    groups = {line.split()[0]: int(line.split()[2]) for line in checkout.lines()}
+    os.killpg(groups["a"], signal.SIGKILL)
+    said = flow.communicate(timeout=120)[0]
+    assert "a was killed" in said
+    assert [line.split()[0] for line in checkout.lines()].count("b") == 1, said
+    assert (checkout.root / "out/b/data.txt").read_text() == "first"
+
+
+def test_a_message_of_two_ends_at_once_is_understood(tmp_path: Path) -> None:
+    """A server that sees the end of a command and of who asked for it in one look goes on serving."""
+    code = f"""
+import os, selectors, signal, socket, subprocess, sys, tempfile, json, time
+sys.path.insert(0, {str(ROOT)!r})
+from flows import fork_server
+fork_server.load = lambda: None
+ours, theirs = socket.socketpair()
+server = os.fork()
+if server == 0:
+    ours.close()
+    fork_server.serve(theirs)
+    os._exit(7)
+theirs.close()
+for _ in range(20):
+    mine, its = socket.socketpair()
+    socket.send_fds(ours, [b"s"], [its.fileno()])
+    its.close()
+    file = tempfile.TemporaryFile("w+")
+    words = ["this", "--help"]
+    json.dump({{"words": words, "folder": "/", "group": os.getpgid(0), "environment": dict(os.environ)}}, file)
+    file.flush()
+    file.seek(0)
+    null = os.open(os.devnull, os.O_WRONLY)
+    socket.send_fds(mine, [b"r"], [file.fileno(), null, null])
+    assert mine.recv(8) == b"started\\n"
+    os.kill(server, signal.SIGSTOP)
+    time.sleep(0.1)  # the command ends
+    mine.close()
+    os.kill(server, signal.SIGCONT)
+ours.close()
+print("ended with", os.waitstatus_to_exitcode(os.waitpid(server, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "ended with 7\n", done.stderr
+
+
 def test_a_server_that_ended_is_started_anew(checkout: Scratch) -> None:
     assert states(bring(checkout, "a")) == {"a": "ran"}
     [first] = forking._servers.values()
