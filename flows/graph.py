@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+import os
+import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -139,14 +141,31 @@ def mend(root: Path, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
 
     DVC's repository lock is the kernel's and ends with its process. Its list of files in use names processes: one that
     is gone, or whose number another process has now, is taken out. A list or a ``dvc.lock`` that was cut short while
-    it was written is set aside: what ``dvc.lock`` no longer knows is restored from the run-cache.
+    it was written is set aside: what ``dvc.lock`` no longer knows is restored from the run-cache. What a stage had
+    begun to write (``mimcore.artifacts``) is removed where its process is gone.
     """
+    _remove_parts(root, log)
     tmp = root / ".dvc" / "tmp"
     if tmp.is_dir():
         with make_lock(str(tmp / "rwlock.lock"), tmp_dir=str(tmp), wait=True, friendly=False):
             _mend_list(tmp / "rwlock", log)
         with make_lock(str(tmp / "lock"), tmp_dir=str(tmp), wait=True, friendly=False):
             _mend_lock_file(root / "dvc.lock", tmp / "dvc.lock.broken", log)
+
+
+def _remove_parts(root: Path, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+    inside = os.walk(root / "artifacts")  # which passes over what another stage removes meanwhile
+    for part in [
+        *root.glob(".dvc.lock.part-*"),
+        *(Path(at) / name for at, dirs, files in inside for name in dirs + files),
+    ]:
+        process = part.name.rpartition(".part-")[2]
+        if part.name.startswith(".") and process.isdigit() and not psutil.pid_exists(int(process)):
+            log.debug("%s was begun by a process that was killed; it was removed.", part)
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
 
 
 def _mend_list(file: Path, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:

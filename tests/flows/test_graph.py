@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -79,6 +80,24 @@ def test_what_a_killed_dvc_left_is_cleared(scratch: Callable[..., Scratch], capl
     assert {record.levelno for record in caplog.records if record.name == "test"} == {logging.DEBUG}
     checkout.repro()
     assert checkout.ran() == ["a", "b", "c", "d"] or checkout.ran() == ["a", "c", "b", "d"]  # a is restored, not run
+
+
+def test_what_a_killed_stage_had_begun_is_removed(scratch: Callable[..., Scratch]) -> None:
+    root, gone = scratch().root, subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    folder, other = root / "artifacts/runs", f"part-{os.getpid()}"
+    for name in (f".a.part-{gone.pid}/deep", f".a.{other}/deep", "a/kept"):
+        (folder / name).mkdir(parents=True)
+    for file in (
+        root / f".dvc.lock.part-{gone.pid}",
+        root / f".dvc.lock.{other}",
+        folder / f"a/.b.json.part-{gone.pid}",
+    ):
+        file.touch()
+    mend(root, LOG)
+    assert sorted(path.name for path in folder.iterdir()) == [f".a.{other}", "a"]
+    assert [path.name for path in (folder / "a").iterdir()] == ["kept"]
+    assert [path.name for path in root.glob(".dvc.lock.*")] == [f".dvc.lock.{other}"]
 
 
 def test_a_list_of_files_in_use_that_was_cut_short_is_cleared(scratch: Callable[..., Scratch]) -> None:
