@@ -103,14 +103,15 @@ def run(command: str, folder: str, environment: Mapping[str, str]) -> int | None
         json.dump(request, file)
         file.flush()
         file.seek(0)
-        with suppress(OSError):
+        started = status = ""
+        with suppress(OSError):  # the server ended
             socket.send_fds(server, [b"r"], [file.fileno(), 1, 2])
             with server.makefile("r") as answers:
-                if not answers.readline():
-                    return None
+                started = answers.readline()
                 status = answers.readline()
-            return int(status) if status else -signal.SIGKILL  # the server ended, and its forks with it
-    return None
+    if not started:
+        return None
+    return int(status) if status else -signal.SIGKILL  # the server ended, and its forks with it
 
 
 def _words(command: str) -> list[str] | None:

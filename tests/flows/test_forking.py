@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -219,6 +221,28 @@ def test_a_stage_with_a_gpu_or_of_no_stated_cores_is_not_forked() -> None:
 )
 def test_only_plain_commands_of_mimcore_are_forked(command: str, words: list[str] | None) -> None:
     assert forking._words(command) == words
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"), [(b"", None), (b"started\n", -9), (b"started\n3\n", 3), (b"started\n-15\n", -15)]
+)
+def test_a_command_that_was_started_is_never_started_again(
+    said: bytes, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the server ends: once it has said that a command runs, there is an exit status."""
+    ours, theirs = socket.socketpair()
+    monkeypatch.setenv(forking.SOCKET, str(ours.fileno()))
+
+    def serve() -> None:
+        socket.recv_fds(theirs, 1, 3)
+        theirs.sendall(said)
+        theirs.close()
+
+    server = threading.Thread(target=serve)
+    server.start()
+    assert forking.run("python -m mimcore --help", ".", {}) == expected
+    server.join()
+    ours.close()
 
 
 def test_without_a_server_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
