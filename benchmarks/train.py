@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each implementation")
     parser.add_argument("--seconds", type=float, default=5, help="length of a turn, about")
     parser.add_argument("--batch-size", type=int, help="instead of the setting's own")
+    parser.add_argument("--micro-batch", type=int, help="images at once, of ours")
     parser.add_argument("--compile", default="off", choices=["off", "default", "reduce-overhead"], help="of ours")
     parser.add_argument("--only", nargs="+", help="these implementations")
     parser.add_argument("--photographs", type=Path, help="a folder of tars of JPEGs to read, instead of random pixels")
@@ -167,7 +168,7 @@ def compare(arguments: argparse.Namespace, setting: str, precision: str) -> list
 def start(arguments: argparse.Namespace, name: str, setting: str, precision: str) -> "subprocess.Popen[str]":
     """A process that has taken its first steps and waits to be told; the next one starts then."""
     command = [sys.executable, __file__, "--worker", name, "--settings", setting, "--precisions", precision]
-    for option in ("mae", "simmim", "swin", "photographs", "device", "threads", "seconds", "batch_size", "compile"):
+    for option in ("mae", "simmim", "swin", "photographs", "device", "threads", "seconds", "batch_size", "micro_batch", "compile"):
         if (value := getattr(arguments, option)) is not None:
             command += [f"--{option.replace('_', '-')}", str(value)]
     environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads)}
@@ -343,13 +344,23 @@ def photographs_of_ours(run: Any, folder: Path, execution: Any) -> Any:
 def ours(arguments: argparse.Namespace, setting: str, precision: str, batch_size: int) -> tuple[Any, Any]:
     import torch
 
+    from mimcore.startup import prepare
+
+    prepare()  # as the command does
+
     from mimcore.execution import Execution
     from mimcore.training.flops import training_flops_per_image
     from mimcore.training.live import matrix_rate
     from mimcore.training.state import start_run
     from mimcore.training.step import speed_up, train_step
 
-    execution = Execution(device=arguments.device, threads=arguments.threads, compile=arguments.compile, workers=1)
+    execution = Execution(
+        device=arguments.device,
+        threads=arguments.threads,
+        compile=arguments.compile,
+        micro_batch=arguments.micro_batch or "auto",
+        workers=1,
+    )
     device = execution.start()
     schedule: dict[str, Any] = {
         "images_seen": batch_size << 20,

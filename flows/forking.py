@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.fork_server import UNABLE
+from mimcore.startup import OPENMP
 
 #: Set for the process of a stage: the number of its socket to the server.
 SOCKET = "MIMCORE_FORK_SERVER"
@@ -69,7 +70,7 @@ def _start(environment: Mapping[str, str]) -> _Server:
         process = subprocess.Popen(
             [sys.executable, str(file), str(theirs.fileno()), " " * ROOM],
             # mimcore.cli says as much, before torch is loaded.
-            env={"GOMP_SPINCOUNT": "10000", **os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+            env={**OPENMP, **os.environ, **environment, "PYTHONUNBUFFERED": "1"},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-# As the command line does, before torch is imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+from mimcore.startup import prepare
+
+prepare()  # before torch is imported
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -13,6 +13,7 @@ from mimcore.cli.base import app
 from mimcore.errors import Preempted, UserError
 from mimcore.launch import join_launcher
 from mimcore.lifetime import die_with_parent
+from mimcore.startup import prepare
 
 __all__ = ["app", "main"]
 
@@ -27,8 +28,7 @@ for room in ROOMS:
 
 def main() -> None:
     """Run a verb; a mistake of the user ends in a sentence and exit status 2."""
-    # Read by OpenMP when torch is loaded: wait less than it would by default. docs/performance.md has what this gives.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    prepare()
     if "DVC_STAGE" in os.environ:
         die_with_parent()
     join_launcher()

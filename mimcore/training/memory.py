@@ -46,7 +46,7 @@ def activation_bytes(run: Run, images: Tensor) -> float:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a node that kept its own output as it is would never be freed
 
     images = images.to(run.device)
     drawn = moved(drawn_for(run.objective, len(images), generator("memory", "mask")), run.device)

@@ -1,0 +1,30 @@
+"""What a process of mimcore does before it loads torch."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+
+#: Read by OpenMP when torch is loaded: wait less than it would by default. docs/performance.md has what this gives.
+OPENMP = {"GOMP_SPINCOUNT": "10000"}
+
+
+def prepare() -> None:
+    """Tell OpenMP how long to wait, and leave Triton out where there is no GPU; only for a process that is ours."""
+    for name, value in OPENMP.items():
+        os.environ.setdefault(name, value)
+    sys.meta_path.insert(0, WithoutTriton())
+
+
+class WithoutTriton(MetaPathFinder):
+    """Says that Triton is not installed, where no GPU could run it: torch loads it for itself, which takes 90 MiB."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> None:
+        """Find nothing.
+
+        Raises:
+            ModuleNotFoundError: the module is Triton, and torch, which is loaded, sees no GPU.
+        """
+        accelerator = sys.modules.get("torch.accelerator")
+        if name == "triton" and accelerator is not None and not accelerator.is_available():
+            raise ModuleNotFoundError("Triton is left out: this machine has no GPU.", name=name)
