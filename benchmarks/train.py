@@ -168,7 +168,18 @@ def compare(arguments: argparse.Namespace, setting: str, precision: str) -> list
 def start(arguments: argparse.Namespace, name: str, setting: str, precision: str) -> "subprocess.Popen[str]":
     """A process that has taken its first steps and waits to be told; the next one starts then."""
     command = [sys.executable, __file__, "--worker", name, "--settings", setting, "--precisions", precision]
-    for option in ("mae", "simmim", "swin", "photographs", "device", "threads", "seconds", "batch_size", "micro_batch", "compile"):
+    for option in (
+        "mae",
+        "simmim",
+        "swin",
+        "photographs",
+        "device",
+        "threads",
+        "seconds",
+        "batch_size",
+        "micro_batch",
+        "compile",
+    ):
         if (value := getattr(arguments, option)) is not None:
             command += [f"--{option.replace('_', '-')}", str(value)]
     environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads)}

@@ -1,6 +1,5 @@
 """Every test starts from the same seed and cannot reach the network."""
 
-import os
 import socket
 from pathlib import Path
 
