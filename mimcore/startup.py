@@ -1,5 +1,6 @@
 """What a process of mimcore does before it loads torch."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ def prepare() -> None:
     for name, value in OPENMP.items():
         os.environ.setdefault(name, value)
     sys.meta_path.insert(0, WithoutTriton())
+    logging.getLogger("torch.utils.flop_counter").setLevel(
+        logging.ERROR
+    )  # it warns of the kernels of Triton that it cannot count
 
 
 class WithoutTriton(MetaPathFinder):

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import small_run
 import torch
+from timm.models.vision_transformer import Attention
+from torch.profiler import ProfilerActivity, profile
 
 from mimcore.errors import UserError
 from mimcore.training import step as stage
@@ -50,6 +52,16 @@ def test_checkpointed_activations_take_less_memory() -> None:
     kept = activation_bytes(run, IMAGES[:2])
     stage.checkpoint_blocks(run.objective)
     assert activation_bytes(run, IMAGES[:2]) < kept / 2
+
+
+def test_a_trial_of_the_memory_leaves_none_of_it_behind() -> None:
+    run = start_run(small_run.definition(), CPU)
+    assert any(isinstance(part, Attention) for part in run.objective.modules())  # whose softmax keeps its own output
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        kept = activation_bytes(run, IMAGES[:2])
+    changes = [event.self_cpu_memory_usage for event in seen.key_averages()]
+    assert sum(change for change in changes if change > 0) > 2 * kept
+    assert sum(changes) == 0
 
 
 def test_memory_that_runs_out_halves_the_micro_batch_and_the_step_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
