@@ -35,7 +35,7 @@ import numpy as np
 from mimcore import registry
 from mimcore.errors import UserError
 from mimcore.scaling.fit_options import Config
-from mimcore.scaling.judge import TASK, VALUES, Judged, Split, judge, naive_forecasts, rmse, splits
+from mimcore.scaling.judge import VALUES, Judged, Split, judge, naive_forecasts, rmse, splits
 from mimcore.scaling.law import ScalingLaw, Variable
 from mimcore.scaling.numbers import number
 from mimcore.scaling.observations import Observations
@@ -43,6 +43,7 @@ from mimcore.scaling.pools import levelled, levels, shifts
 from mimcore.scaling.rows import AXES, observations
 from mimcore.scaling.statistics import tidy
 from mimcore.scaling.table import POOL, VAL_LOSS, Measure, Run, Setting
+from mimcore.scaling.two_step import TASK
 
 
 def choose(

@@ -66,6 +66,12 @@ def extrapolating(fitted: Mapping[str, Any], objective: str, measure: Measure) -
     return [law["law"] for law in found]
 
 
+def through(fitted: Mapping[str, Any], objective: str, measure: Measure) -> str | None:
+    """The law of the validation loss by which the law ``task`` of a measure was asked of the runs held out; None if it was not."""
+    found = [one for one in entries(fitted, measure) if one["objective"] == objective]
+    return next((law["through"] for one in found for law in one["candidates"] if law["through"]), None)
+
+
 def table(one: Mapping[str, Any]) -> Table:
     """Every law and every naive forecast, the best first."""
     rows = [

@@ -55,8 +55,9 @@ class Config(Definition):
     #: Leave the sizes at which the validation loss rose again out of the laws of their setting, if enough sizes
     #: remain: an over-fitted run is in another regime. What is left out is listed with the fit.
     exclude_risen: bool = True
-    #: Metrics beside the validation loss of which the report says where more images stop paying and which runs to make next: headlines,
-    #: as task/metric. Where no law forecasts one better than can be done without a law, the report says that instead.
+    #: Metrics beside the validation loss of which the report says where more images stop paying, which runs to make next, what a budget
+    #: is best spent on, and whether its own law or one through the validation loss forecasts it: headlines, as task/metric. Where
+    #: no law forecasts one better than can be done without a law, the report says that instead.
     outlook: tuple[str, ...] = ()
     #: The score of a guess, by task/metric, such as ``linear/top1: 0.1`` for ten classes alike. The laws of such a metric are of the odds,
     #: (1 - score) / (score - guess), so that none of their forecasts leaves that range; of other scores they are of the error, 1 - score.

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mimcore.scaling import alike, bets, chosen, more_data, outlook_figures, overfit_map
+from mimcore.scaling import alike, bets, chosen, more_data, outlook_figures, overfit_map, two_ways
 from mimcore.scaling.drawing import Key, Panel
 from mimcore.scaling.figure import Figure, Section, Table
 from mimcore.scaling.layers import capital
-from mimcore.scaling.numbers import interval, short
+from mimcore.scaling.numbers import interval, number, short
 from mimcore.scaling.outlook import LOSS, Asked, Division, Outlook, divide
 from mimcore.scaling.plots import Figures
 from mimcore.scaling.summary import label
@@ -39,14 +39,11 @@ def gallery(
         Section("over-fitting", "Over-fitting", tuple(_overfitting(drawn))),
         Section("budget", "Model, data and length together", tuple(_budget(drawn, outlooks[LOSS]))),
     ]
-    asked = {one.measure: more_data.figure(drawn, one, of) for one, of in outlooks.items() if one != LOSS}
+    asked = {one.measure: list(_asked(drawn, one, of)) for one, of in outlooks.items() if one != LOSS}
     for i, measure in enumerate(tasks):
         name = capital(label(measure))
-        found.append(
-            Section(
-                f"task-{measure.task}", name, tuple(_task(drawn, measure, asked.get(measure))), folded=i >= OPEN_TASKS
-            )
-        )
+        figures = tuple(_task(drawn, measure, asked.get(measure, [])))
+        found.append(Section(f"task-{measure.task}", name, figures, folded=i >= OPEN_TASKS))
     found.append(Section("same", "Does it come to the same?", (_equivalence(drawn),)))
     found.append(Section("bets", "Forecasts made before the runs", (bets.figure(forecasts, judged),)))
     return found
@@ -104,56 +101,90 @@ def _overfitting(drawn: Figures) -> Iterator[Figure]:
 def _budget(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[Figure]:
     yield _laws(drawn, LOSS.measure, "laws-loss")
     done = [one for one in outlooks.values() if not isinstance(one, str)]
-    if not done:
+    if done:
         yield Figure(
-            "iso-flop",
-            "Which model for a budget",
-            missing=" ".join(one for one in outlooks.values() if isinstance(one, str)),
+            "residuals",
+            "How far one law is off",
+            f"Each run's validation loss less {_law_words(done)}; the grey band is one standard deviation. A pattern means that the law "
+            "lacks something.",
+            "that the law holds beyond the runs, even where there is no pattern.",
+            [panel for one in done for panel in outlook_figures.residuals(one, drawn.model_colours, len(done) > 1)],
+            [Key(model, colour) for model, colour in drawn.model_colours.items()],
         )
-        return
-    models = [Key(model, colour) for model, colour in drawn.model_colours.items()]
-    yield Figure(
-        "residuals",
-        "How far one law is off",
-        f"Each run's validation loss less {_law_words(done)}; the grey band is one standard deviation. A pattern means that the law lacks "
-        "something.",
-        "that the law holds beyond the runs, even where there is no pattern.",
-        [panel for one in done for panel in outlook_figures.residuals(one, drawn.model_colours, len(done) > 1)],
-        models,
-    )
+    yield from _budgets("iso-flop", outlooks)
+
+
+def _budgets(name: str, outlooks: Mapping[str, Outlook | str]) -> Iterator[Figure]:
+    """Which model for a budget, for each objective and pool, or why that cannot be said."""
+    done = [one for one in outlooks.values() if not isinstance(one, str)]
+    if not done:
+        yield Figure(name, "Which model for a budget", missing=" ".join(map(str, outlooks.values())))
     for one in done:
         for part in divide(one):
-            yield _divided(one, part, len(done) > 1)
+            yield _divided(name, one, part, len(done) > 1)
 
 
-def _divided(one: Outlook, part: Division, named: bool) -> Figure:
+def _asked(drawn: Figures, asked: Asked, outlooks: Mapping[str, Outlook | str]) -> Iterator[Figure]:
+    """What the fit's option ``outlook`` adds to the section of a score."""
+    yield two_ways.figure(drawn, asked, list(outlooks))
+    yield more_data.figure(drawn, asked, outlooks)
+    yield from _budgets(f"budget-{asked.measure.task}", outlooks)
+
+
+def _divided(name: str, one: Outlook, part: Division, named: bool) -> Figure:
     """Which model for a budget, on the images of one pool; ``named`` where there are several objectives."""
     names = [*([one.objective] if named else []), *([part.pool] if part.pool else [])]
     suffix, of = ("-" + re.sub(r"[^\w.-]+", "-", "-".join(names)), f" ({', '.join(names)})") if names else ("", "")
     panels, keys = outlook_figures.iso_flop(one, part)
-    panels += outlook_figures.frontier(one, part)
-    edges = sum(two.at_edge for two in part.frontier)
+    panels += [*outlook_figures.frontier(one, part), *outlook_figures.images(one, part)]
+    edges, of_all = sum(two.at_edge for two in part.frontier), f"of {len(part.frontier)} budgets"
+    sizes = part.curves[0][1]
     beyond = (
-        f" At {edges} of {len(part.frontier)} budgets the best size is an end of what was looked through."
+        f" Sizes from {short(sizes[0])} to {short(sizes[-1])} parameters were looked through, where intervals end too; at {edges} {of_all} "
+        "the best size is one of these ends."
         if edges
         else ""
     )
     kind = f" of pool {part.pool}" if part.pool else ""
+    brief = sum(two.images_seen.value < part.unique_images for two in part.frontier)
+    beyond += (
+        f" At {brief} {of_all} the best length is less than one epoch, so that fewer images would do." if brief else ""
+    )
+    beyond += _spent_in_vain(one, part)
+    data = (
+        " The last panel is the best that each budget reaches with fewer images, and with twice as many; the table has model, data and "
+        "length for some budgets."
+        if part.data
+        else " The law is not in unique images: what fewer of them would reach it cannot say."
+    )
     return Figure(
-        f"iso-flop{suffix}",
+        f"{name}{suffix}",
         f"Which model for a budget{of}",
-        f"What {_law_words([one])} expects of runs that cost the same, on {short(part.unique_images)} unique "
-        f"images{kind}: a larger model sees fewer. "
-        f"The mark is the lowest point. The other panels follow that point from budget to budget, with "
-        f"{100 * one.fit.confidence:g} % intervals over refits; right of the dotted line no run was made.{beyond}",
-        "the price of tuning: learning rates were not tuned for each size. The intervals are those of this law, if it holds; they do "
-        "not cover another law.",
+        f"The {label(one.measure)} that {_law_words([one])} expects of runs that cost the same, on the largest subset, "
+        f"{short(part.unique_images)} unique images{kind}: a larger model sees fewer. "
+        f"The mark is the best point. The other panels follow that point from budget to budget, with "
+        f"{100 * one.fit.confidence:g} % intervals over refits; right of the dotted line no run was made.{beyond}{data}",
+        "the price of tuning: learning rates were not tuned for each size. Nor that of images, or of the tasks: only training costs. The "
+        "intervals are those of this law, if it holds; they do not cover another law.",
         panels,
         keys,
+        outlook_figures.allocations(one, part),
     )
 
 
-def _task(drawn: Figures, measure: Measure, saturation: Figure | None) -> Iterator[Figure]:
+def _spent_in_vain(one: Outlook, part: Division) -> str:
+    """From which budget on more operations make the metric worse, if any do."""
+    sign = -1.0 if one.measure.higher_is_better else 1.0
+    best = min(part.frontier, key=lambda two: sign * two.metric.value)
+    if best is part.frontier[-1]:
+        return ""
+    return (
+        f" Beyond {number(best.budget, 2)} FLOPs it gets worse: by this law a run that spends more over-fits so many images, and is better "
+        "stopped short of its budget, or given more of them."
+    )
+
+
+def _task(drawn: Figures, measure: Measure, asked: Sequence[Figure]) -> Iterator[Figure]:
     name = measure.task
     yield Figure(
         f"scaling-{name}",
@@ -164,8 +195,7 @@ def _task(drawn: Figures, measure: Measure, saturation: Figure | None) -> Iterat
         drawn.scaling(measure),
         drawn.keys(),
     )
-    if saturation:
-        yield saturation
+    yield from asked
     panels = drawn.correlation(measure)
     told = [one for one in drawn.fitted["diagnostics"]["correlation"] if (one["task"], one["metric"]) == measure[:2]]
     able = [one for one in told if one["all"]]

@@ -14,11 +14,11 @@ from mimcore.scaling.law import ScalingLaw, Variable
 from mimcore.scaling.numbers import count
 from mimcore.scaling.observations import Observations
 from mimcore.scaling.pools import PREFIX, fit_levels, shifted_in, spread
-from mimcore.scaling.table import POOL, VAL_LOSS, Array
+from mimcore.scaling.table import POOL, Array
+from mimcore.scaling.two_step import TASK, fit_in_two
 
 #: An axis needs so many values to be held out: with the largest gone, two must remain for a law to see a slope.
 VALUES = 3
-TASK = "task"
 
 
 class Split(NamedTuple):
@@ -91,15 +91,14 @@ def judge(
     for part in parts:
         train, test = rows.only(~part.held_out), rows.only(part.held_out)
         try:
-            smaller = fit_levels(law, train, {"bootstrap": 0})
-            variables = dict(test.variables)
             if law.name == TASK and through is not None:
                 # What the runs held out reached is not known beforehand: their loss is a forecast too.
-                losses = Observations(train.variables, train.variables["val_loss"], train.labels, VAL_LOSS[1])
-                variables["val_loss"] = fit_levels(through, losses, {"bootstrap": 0}).predict(test.variables).mean
+                smaller = fit_in_two(through, law, train, {"bootstrap": 0})
+            else:
+                smaller = fit_levels(law, train, {"bootstrap": 0})
         except UserError as error:
             return Judged(fit, None, None, f"without {part.rule}: {error}")
-        found.append(smaller.predict(variables).mean)
+        found.append(smaller.predict(test.variables).mean)
     return Judged(fit, tuple(found), through.name if law.name == TASK and through else None, None)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from mimcore.scaling.chosen import extrapolating, preferred
+from mimcore.scaling.chosen import extrapolating, preferred, through
 from mimcore.scaling.drawing import INK, PLOT_HEIGHT, PLOT_WIDTH, Key, Panel, render
 from mimcore.scaling.estimate import Fit
 from mimcore.scaling.figure import Figure, Table
@@ -85,7 +85,8 @@ def figure(drawn: Figures, asked: Asked, outlooks: Mapping[str, Outlook | str]) 
             if isinstance(better, str):
                 reasons.append(better)
                 continue
-            fit = fit_one(runs, asked, confidence, [*better, *known], {"unique_images"})
+            step = through(drawn.fitted, objective, asked.measure)
+            fit = fit_one(runs, asked, confidence, [*better, *known], {"unique_images"}, step)
         if isinstance(fit, str):
             what = "" if loss else f" of the {label(asked.measure)}"
             reasons.append(f"No law in unique images{what} could be fitted to the runs of {objective}: {fit}")

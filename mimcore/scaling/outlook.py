@@ -9,11 +9,13 @@ import numpy as np
 from mimcore import registry
 from mimcore.errors import UserError
 from mimcore.scaling.estimate import Fit
-from mimcore.scaling.frontier import Allocation, Price, frontier, iso_flop
+from mimcore.scaling.frontier import BEYOND, Allocation, Price, frontier, iso_flop
+from mimcore.scaling.law import ScalingLaw
 from mimcore.scaling.pools import at_pool, fit_levels, levelled, levels
 from mimcore.scaling.rows import observations
 from mimcore.scaling.summary import label
 from mimcore.scaling.table import VAL_LOSS, Array, Measure, Run
+from mimcore.scaling.two_step import TASK, fit_in_two
 
 #: Laws of the validation loss that are tried where none was chosen by its forecasts; the first that the runs can pin down is taken.
 LAWS = ("repetition", "joint", "chinchilla")
@@ -23,6 +25,8 @@ WEIGHED = {"encoder_params", "images_seen"}
 REFITS = 300
 #: Budgets of the iso-FLOP curves, and of the frontier.
 CURVES, BUDGETS = 4, 13
+#: Numbers of unique images at which the best use of a budget is asked for.
+SUBSETS = 9
 #: How far beyond the dearest run the frontier goes, as a factor.
 AHEAD = 10.0
 
@@ -65,12 +69,16 @@ class Outlook:
 class Division:
     """How budgets are best divided between model and length, on the images of one pool.
 
+    Images cost no operations, and every law of these falls in them: the best data are the largest subset.
+
     Attributes:
         pool: None where the runs are of one, or of pools that are alike.
         runs: of that pool.
         unique_images: what the frontier takes for granted: the pool's largest subset.
-        curves: for each budget: sizes and the loss there, each ``(N,)``.
+        curves: for each budget: sizes and the metric there, each ``(N,)``.
         frontier: from the cheapest run's budget to ten times the dearest's.
+        data: for each number of unique images, from the smallest subset to twice the largest, the best use of each of the curves'
+            budgets; empty where the law is not in unique images.
     """
 
     pool: str | None
@@ -78,9 +86,17 @@ class Division:
     unique_images: float
     curves: tuple[tuple[float, Array, Array], ...]
     frontier: tuple[Allocation, ...]
+    data: tuple[tuple[float, tuple[Allocation, ...]], ...]
 
 
-def outlook(runs: Sequence[Run], objective: str, asked: Asked, confidence: float, laws: Sequence[str]) -> Outlook | str:
+def outlook(
+    runs: Sequence[Run],
+    objective: str,
+    asked: Asked,
+    confidence: float,
+    laws: Sequence[str],
+    through: str | None = None,
+) -> Outlook | str:
     """Fit one law to a metric of an objective's runs; a sentence where they can pin down none.
 
     Args:
@@ -89,6 +105,7 @@ def outlook(runs: Sequence[Run], objective: str, asked: Asked, confidence: float
         asked: the metric.
         confidence: coverage of the intervals.
         laws: that are tried in this order, of those that a budget can be divided by.
+        through: the law of the validation loss through which ``task`` is asked.
     """
     mine = asked.of(runs, objective)
     for what, values in (
@@ -97,7 +114,7 @@ def outlook(runs: Sequence[Run], objective: str, asked: Asked, confidence: float
     ):
         if len(values) < 2:
             return f"All runs of {objective} have one {what}; a law of model, data and length together takes two models and two lengths."
-    fit = fit_one(mine, asked, confidence, laws, WEIGHED)
+    fit = fit_one(mine, asked, confidence, laws, WEIGHED, through)
     if isinstance(fit, str):
         return f"No law of model, data and length together could be fitted to the runs of {objective}: {fit}"
     try:
@@ -117,7 +134,12 @@ def by_pool(runs: Sequence[Run]) -> dict[str | None, tuple[Run, ...]]:
 
 
 def fit_one(
-    runs: Sequence[Run], asked: Asked, confidence: float, laws: Sequence[str], needed: Collection[str]
+    runs: Sequence[Run],
+    asked: Asked,
+    confidence: float,
+    laws: Sequence[str],
+    needed: Collection[str],
+    through: str | None = None,
 ) -> Fit | str:
     """Fit the first of some laws that a metric of ``runs`` can pin down; the last one's reason where none can be.
 
@@ -127,39 +149,50 @@ def fit_one(
         confidence: coverage of the intervals.
         laws: their names.
         needed: variables that a law must be in; others are passed over.
+        through: the law of the validation loss by which ``task`` is taken in two steps.
     """
     found = observations(runs, asked.measure, asked.guess)
     if found is None:
         return f"no run has {label(asked.measure)}."
     rows = levelled(replace(found, name=label(asked.measure)))
-    reason = "none was tried."
+    options = {"bootstrap": REFITS, "confidence": confidence}
+    reason = f"none of those that may be asked is in {' and '.join(sorted(needed))}."
     for name in dict.fromkeys(laws):
-        law = registry.load("law", name).Law()
-        known = {variable.name for variable in law.variables}
+        law, step = _law(name), _law(through) if through and name == TASK else None
+        known = {variable.name for variable in (step or law).variables}
         if not set(needed) <= known <= set(rows.variables):
             continue
         try:
-            return fit_levels(law, rows, {"bootstrap": REFITS, "confidence": confidence})
+            return fit_in_two(step, law, rows, options) if step else fit_levels(law, rows, options)
         except UserError as error:
             reason = str(error)
     return reason
 
 
+def _law(name: str) -> ScalingLaw:
+    law: ScalingLaw = registry.load("law", name).Law()
+    return law
+
+
 def divide(one: Outlook) -> list[Division]:
     """Divide budgets on the images of each pool."""
-    return [_divide(one.fit, one.runs, one.price, pool, mine) for pool, mine in by_pool(one.runs).items()]
+    return [_divide(one, pool, mine) for pool, mine in by_pool(one.runs).items()]
 
 
-def _divide(fit: Fit, runs: Sequence[Run], price: Price, pool: str | None, mine: tuple[Run, ...]) -> Division:
-    spent = [run.flops for run in runs]
-    largest = max(float(run.unique_images) for run in mine)
-    others = {"unique_images": largest} | {name: float(values[0]) for name, values in at_pool(fit, pool, 1).items()}
+def _divide(one: Outlook, pool: str | None, mine: tuple[Run, ...]) -> Division:
+    fit, price, lower_is_better = one.fit, one.price, not one.measure.higher_is_better
+    spent = [run.flops for run in one.runs]
+    images = [float(run.unique_images) for run in mine]
+    level = {name: float(values[0]) for name, values in at_pool(fit, pool, 1).items()}
+    others = {"unique_images": max(images), **level}
     sizes = fit.observations.variables["encoder_params"]
-    span = np.geomspace(sizes.min() / 2, sizes.max() * 2, 41)
-    curves = []
-    for budget in np.geomspace(min(spent), max(spent) * AHEAD, CURVES):
-        at = iso_flop(fit, float(budget), price, span, others)
-        curves.append((float(budget), span, fit.predict(at).mean))
-    budgets = np.geomspace(min(spent), max(spent) * AHEAD, BUDGETS).tolist()
-    best = frontier(fit, budgets, price, others)
-    return Division(pool, mine, largest, tuple(curves), tuple(best))
+    span = np.geomspace(sizes.min() / BEYOND, sizes.max() * BEYOND, 61)
+    few, many = (np.geomspace(min(spent), max(spent) * AHEAD, count).tolist() for count in (CURVES, BUDGETS))
+    curves = [(budget, span, fit.predict(iso_flop(fit, budget, price, span, others)).mean) for budget in few]
+    in_images = any(variable.name == "unique_images" for variable in fit.law.variables)
+    data = [
+        (number, tuple(frontier(fit, few, price, {"unique_images": number, **level}, lower_is_better)))
+        for number in (np.geomspace(min(images), 2 * max(images), SUBSETS).tolist() if in_images else ())
+    ]
+    best = frontier(fit, many, price, others, lower_is_better)
+    return Division(pool, mine, max(images), tuple(curves), tuple(best), tuple(data))

@@ -5,16 +5,20 @@ from typing import Any
 import altair as alt
 
 from mimcore.scaling.drawing import INK, MODEL_COLOURS, PLOT_HEIGHT, PLOT_WIDTH, Key, Panel, render, size_colours
+from mimcore.scaling.figure import Table
 from mimcore.scaling.frontier import Interval
-from mimcore.scaling.layers import data
-from mimcore.scaling.numbers import number, short
+from mimcore.scaling.layers import capital, data
+from mimcore.scaling.numbers import interval, number, short
 from mimcore.scaling.outlook import Division, Outlook
+from mimcore.scaling.summary import label
 
 #: Colour of what is no model's.
 PLAIN = MODEL_COLOURS[0]
 LOG = alt.Scale(type="log", nice=False)
 POWERS = alt.Axis(format=".1~e", tickCount=5, grid=False, labelOverlap="greedy")
 COUNTS = alt.Axis(format=".2~s", tickCount=5, grid=False, labelOverlap="greedy")
+#: Of the frontier's budgets each so-many-th is a row of the table.
+ROW = 3
 
 
 def residuals(outlook: Outlook, colours: dict[str, str], named: bool = False) -> list[Panel]:
@@ -58,19 +62,22 @@ def residuals(outlook: Outlook, colours: dict[str, str], named: bool = False) ->
 
 
 def iso_flop(outlook: Outlook, division: Division) -> tuple[list[Panel], list[Key]]:
-    """The loss of runs that cost the same, against the model's size, and their legend."""
+    """The metric of runs that cost the same, against the model's size, and their legend."""
     colours = size_colours(len(division.curves))
     layers: list[Any] = []
-    for (_, sizes, losses), colour in zip(division.curves, colours, strict=True):
-        points = [{"params": float(n), "loss": float(y)} for n, y in zip(sizes, losses, strict=True)]
-        best = min(points, key=lambda point: point["loss"])
+    name, rises = label(outlook.measure), outlook.measure.higher_is_better
+    for (_, sizes, values), colour in zip(division.curves, colours, strict=True):
+        points = [{"params": float(n), "metric": float(y)} for n, y in zip(sizes, values, strict=True)]
+        best = (max if rises else min)(points, key=lambda point: point["metric"])
         x, y = (
             alt.X("params:Q", scale=LOG, axis=COUNTS, title="encoder parameters"),
-            alt.Y("loss:Q", scale=alt.Scale(zero=False)),
+            alt.Y("metric:Q", scale=alt.Scale(zero=False), title=name),
         )
         layers.append(alt.Chart(data(points)).mark_line(strokeWidth=2, color=colour).encode(x=x, y=y))
         layers.append(alt.Chart(data([best])).mark_point(size=60, filled=True, color=colour).encode(x=x, y=y))
-    about = "Loss against the model's size for runs of the same operations; the lowest point of each is marked."
+    about = (
+        f"{capital(name)} against the model's size for runs of the same operations; the best point of each is marked."
+    )
     keys = [
         Key(f"{number(budget, 2)} FLOPs", colour)
         for (budget, _, _), colour in zip(division.curves, colours, strict=True)
@@ -79,12 +86,13 @@ def iso_flop(outlook: Outlook, division: Division) -> tuple[list[Panel], list[Ke
 
 
 def frontier(outlook: Outlook, division: Division) -> list[Panel]:
-    """The best model, length and loss against the budget, with intervals."""
+    """The best model, length and metric against the budget, with intervals."""
     dearest = max(run.flops for run in outlook.runs)
+    best = _best(outlook)
     parts = (
         ("encoder_params", "best encoder, parameters", COUNTS, LOG),
         ("images_seen", "best length, images seen", COUNTS, LOG),
-        ("metric", "lowest validation loss", alt.Axis(tickCount=6), alt.Scale(zero=False)),
+        ("metric", best, alt.Axis(tickCount=6), alt.Scale(zero=False)),
     )
     found = []
     for name, title, axis, scale in parts:
@@ -99,7 +107,7 @@ def frontier(outlook: Outlook, division: Division) -> list[Panel]:
         ]
         if name == "metric":
             runs = [
-                {"budget": run.flops, "value": run.values[("pretrain", "val_loss")], "run": run.name}
+                {"budget": run.flops, "value": run.values[outlook.measure[:2]], "run": run.name}
                 for run in division.runs
             ]
             layers.append(alt.Chart(data(runs)).mark_point(size=30, opacity=0.6, color=INK).encode(x=x, y="value:Q"))
@@ -108,8 +116,71 @@ def frontier(outlook: Outlook, division: Division) -> list[Panel]:
         about = (
             f"{title} against the budget of a run, with its interval, on {short(division.unique_images)} unique images."
         )
-        found.append(_panel(alt.layer(*layers), title[:1].upper() + title[1:], about))
+        found.append(_panel(alt.layer(*layers), capital(title), about))
     return found
+
+
+def images(outlook: Outlook, division: Division) -> list[Panel]:
+    """The best metric against unique images, for each budget of the iso-FLOP curves; nothing of a law that is not in them."""
+    if not division.data:
+        return []
+    colours, best = size_colours(len(division.curves)), _best(outlook)
+    layers: list[Any] = []
+    for i, colour in enumerate(colours):
+        points = [{"images": number, **_ends(of[i].metric)} for number, of in division.data]
+        x = alt.X("images:Q", scale=LOG, axis=COUNTS, title="unique images")
+        scale = alt.Scale(zero=False)
+        base = alt.Chart(data(points))
+        layers.append(
+            base.mark_area(opacity=0.13, color=colour).encode(
+                x=x, y=alt.Y("low:Q", scale=scale, title=best), y2="high:Q"
+            )
+        )
+        layers.append(base.mark_line(strokeWidth=2, color=colour).encode(x=x, y=alt.Y("value:Q", scale=scale)))
+    rule = alt.Chart(data([{"images": division.unique_images}])).mark_rule(opacity=0.3, strokeDash=[2, 3], color=INK)
+    layers.append(rule.encode(x="images:Q"))
+    about = f"{capital(best)} that each budget reaches, against the number of unique images."
+    return [_panel(alt.layer(*layers), f"{capital(best)} by data", about)]
+
+
+def allocations(outlook: Outlook, division: Division) -> Table:
+    """A few budgets, and the model, data and length that are best for each."""
+    dearest = max(run.flops for run in outlook.runs)
+    largest = max(run.encoder_params for run in outlook.runs)
+    rows = [
+        (
+            number(one.budget, 2),
+            number(one.budget / dearest, 2),
+            _sized(one.encoder_params, one.at_edge and one.encoder_params.value > largest, one.at_edge),
+            short(division.unique_images),
+            _sized(one.images_seen, one.at_edge and one.encoder_params.value < largest, one.at_edge),
+            number(one.images_seen.value / division.unique_images, 2),
+            interval(one.metric.value, one.metric.low, one.metric.high),
+        )
+        for one in division.frontier[::ROW]
+    ]
+    head = (
+        "FLOPs",
+        "of the dearest run",
+        "encoder parameters",
+        "unique images",
+        "images seen",
+        "epochs",
+        _best(outlook),
+    )
+    return Table(head, tuple(rows))
+
+
+def _best(outlook: Outlook) -> str:
+    return f"{'highest' if outlook.measure.higher_is_better else 'lowest'} {label(outlook.measure)}"
+
+
+def _sized(one: Interval, or_more: bool, at_edge: bool) -> str:
+    """A size with its interval; at an end of what was looked through there is no more to say than on which side it lies."""
+    if at_edge:
+        return f"{short(one.value)} or {'more' if or_more else 'fewer'}"
+    ends = "" if one.low is None or one.high is None else f" [{short(one.low)}, {short(one.high)}]"
+    return f"{short(one.value)}{ends}"
 
 
 def _ends(one: Interval) -> dict[str, float]:

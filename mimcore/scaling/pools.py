@@ -96,7 +96,7 @@ def untold(fit: Fit) -> list[str]:
 
 def at_pool(fit: Fit, pool: str | None, count: int) -> dict[str, Array]:
     """Variables that say of ``count`` runs that they are of a pool, for a law with shifts; none for one without."""
-    names = fit.law.indicators if isinstance(fit.law, Shifted) else ()
+    names = [variable.name for variable in fit.law.variables if variable.name.startswith(PREFIX)]
     return {name: np.full(count, float(pool is not None and name == PREFIX + pool)) for name in names}
 
 

@@ -14,7 +14,7 @@ from altair.utils.schemapi import debug_mode
 
 from mimcore import artifacts
 from mimcore.scaling import evidence, interactive, next_runs, tables, words
-from mimcore.scaling.chosen import extrapolating, preferred
+from mimcore.scaling.chosen import extrapolating, preferred, through
 from mimcore.scaling.figure import Section, Table
 from mimcore.scaling.forecasts import judge, read_forecasts
 from mimcore.scaling.gallery import gallery
@@ -144,8 +144,8 @@ def _outlooks(
         measure = Measure(task, metric, directions[name])
         asked = Asked(measure, options.get("guess", {}).get(name))
         for one in () if measure == LOSS.measure else objectives:
-            laws = extrapolating(fitted, one, measure)
-            told = laws if isinstance(laws, str) else outlook(made, one, asked, confidence, laws)
+            laws, step = extrapolating(fitted, one, measure), through(fitted, one, measure)
+            told = laws if isinstance(laws, str) else outlook(made, one, asked, confidence, laws, step)
             found.setdefault(asked, {})[one] = told
     return found
 

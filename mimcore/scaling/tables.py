@@ -7,7 +7,7 @@ from typing import Any
 TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$",
-    "≈": r"$\approx$", "ρ": r"$\rho$", "²": r"$^2$", "[": "{[}", "]": "{]}", "−": r"$-$",
+    "≈": r"$\approx$", "×": r"$\times$", "ρ": r"$\rho$", "²": r"$^2$", "[": "{[}", "]": "{]}", "−": r"$-$",
 }  # fmt: skip
 
 

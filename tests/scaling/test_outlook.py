@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from known_laws import law_of
+from known_laws import KNOWN, law_of
 from scipy.optimize import brentq
 
 from mimcore.errors import UserError
@@ -18,9 +18,10 @@ from mimcore.scaling.chosen import extrapolating
 from mimcore.scaling.estimate import fit_law
 from mimcore.scaling.fit import fit
 from mimcore.scaling.fit_options import Config
+from mimcore.scaling.frontier import frontier
 from mimcore.scaling.more_data import saturated
 from mimcore.scaling.next_runs import next_runs, rows
-from mimcore.scaling.outlook import Asked, fit_one, outlook
+from mimcore.scaling.outlook import Asked, divide, fit_one, outlook
 from mimcore.scaling.report import report
 from mimcore.scaling.rows import observations
 from mimcore.scaling.table import Measure, Run, Setting
@@ -125,6 +126,117 @@ def test_the_runs_that_are_named_raise_the_score():
     assert len(told) == len(advice.bettering)
 
 
+#: Of the error, or of the odds, of runs that differ in all three: floor, A, alpha, B, beta, C, gamma.
+OF_THREE = (0.05, 40.0, 0.35, 3.0, 0.3, 60.0, 0.35)
+#: Operations for an image and a parameter.
+PER_PARAMETER = 300.0
+
+
+def of_three(n, u, t):
+    floor, a, alpha, b, beta, c, gamma = OF_THREE
+    return floor + a * n**-alpha + b * u**-beta + c * t**-gamma
+
+
+def best_size(budget):
+    """Hoffmann et al. 2022, equation 4: no number of images moves it, as their term stands alone."""
+    _, a, alpha, _, _, c, gamma = OF_THREE
+    scale = (alpha * a / (gamma * c)) ** (1 / (alpha + gamma))
+    return scale * (budget / PER_PARAMETER) ** (gamma / (alpha + gamma))
+
+
+def runs_of_three(guess=None, noise=1e-5, of_loss=None):
+    """Runs whose score follows the sum of three terms, or ``of_loss`` of it, which is then their loss."""
+    random = np.random.default_rng(0)
+    found = []
+    for n, u, t in ((n, u, t) for n in MODELS for u in IMAGES for t in SEEN):
+        loss = of_three(n, u, t) * float(np.exp(noise * random.standard_normal()))
+        quantity = (loss if of_loss is None else of_loss(loss)) * float(np.exp(noise * random.standard_normal()))
+        values = {("pretrain", "val_loss"): loss, TOP1[:2]: score(quantity, guess)}
+        facts = {
+            "unique_images": int(u),
+            "images_seen": int(t),
+            "encoder_params": int(n),
+            "flops": PER_PARAMETER * n * t,
+        }
+        setting = Setting("mae", f"m{n:.0f}", f"t{t:.0f}")
+        found.append(Run(f"{setting} {u:.0f}", setting, f"n{u:.0f}", "s0", **facts, values=values, errors={}))
+    return found
+
+
+def below_its_cube(loss):
+    return 0.02 + 0.5 * loss**3
+
+
+@pytest.mark.parametrize(
+    ("guess", "laws", "of_loss"), [(None, ["joint"], None), (0.1, ["joint"], None), (None, ["task"], below_its_cube)]
+)
+def test_the_best_score_of_a_budget_is_that_of_the_closed_form(guess, laws, of_loss):
+    """Whatever falls with the sum of the three terms, by itself, in odds or through the loss, is best where the sum is least."""
+    made = runs_of_three(guess, of_loss=of_loss)
+    one = outlook(made, "mae", Asked(TOP1, guess), 0.9, laws, "joint")
+    assert one.fit.law.name == ("joint" if of_loss is None else "joint, then task")
+
+    def true(budget, images):
+        least = of_three(best_size(budget), images, budget / PER_PARAMETER / best_size(budget))
+        return score(least if of_loss is None else of_loss(least), guess)
+
+    (part,) = divide(one)
+    assert part.unique_images == max(IMAGES)
+    for found in part.frontier:
+        assert not found.at_edge
+        assert found.encoder_params.value == pytest.approx(best_size(found.budget), rel=0.01)
+        assert found.images_seen.value == pytest.approx(found.budget / PER_PARAMETER / found.encoder_params.value)
+        assert found.metric.value == pytest.approx(true(found.budget, max(IMAGES)), abs=2e-4)
+        assert found.metric.low - 1e-4 <= true(found.budget, max(IMAGES)) <= found.metric.high + 1e-4
+    for budget, sizes, values in part.curves:  # no run of that budget does better, and all score less than the best
+        best = next(found for found in part.frontier if found.budget == pytest.approx(budget))
+        assert values.max() <= best.metric.value + 1e-9
+        assert sizes[np.argmax(values)] == pytest.approx(best_size(budget), rel=0.1)
+    images = [number for number, _ in part.data]
+    assert (images[0], images[-1]) == pytest.approx((min(IMAGES), 2 * max(IMAGES)))
+    for number, found in part.data:
+        for each in found:
+            assert each.metric.value == pytest.approx(true(each.budget, number), abs=2e-4)
+
+
+def test_intervals_of_the_best_score_hold_the_truth():
+    """90 % intervals at one budget beyond all runs, of 20 tables: fewer than 14 hits have a chance of 0.2 %."""
+    held = 0
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        made = [
+            replace(
+                run,
+                values={
+                    **run.values,
+                    TOP1[:2]: 1 - (1 - run.values[TOP1[:2]]) * np.exp(0.005 * random.standard_normal()),
+                },
+            )
+            for run in runs_of_three(noise=0.0)
+        ]
+        one = outlook(made, "mae", Asked(TOP1), 0.9, ["joint"])
+        budget = 5 * max(run.flops for run in made)
+        others = {"unique_images": max(IMAGES)}
+        (found,) = frontier(one.fit, [budget], one.price, others, lower_is_better=False)
+        size = best_size(budget)
+        true = 1 - of_three(size, max(IMAGES), budget / PER_PARAMETER / size)
+        held += found.metric.low <= true <= found.metric.high
+    assert held >= 14
+
+
+@pytest.mark.parametrize("law", ["joint", "effective", "repetition"])
+def test_more_images_never_lower_what_a_budget_reaches(law):
+    """The report takes the largest subset for the best data, which holds for every law that a budget is divided by."""
+    known = KNOWN[law]
+    sizes = np.geomspace(1e4, 1e8, 9)
+    grid = np.meshgrid(MODELS, SEEN, sizes, indexing="ij")
+    variables = dict(
+        zip(("encoder_params", "images_seen", "unique_images"), (axis.ravel() for axis in grid), strict=True)
+    )
+    values = law_of(law).predict(np.array([known.parameters]), variables)[0].reshape(grid[0].shape)
+    assert np.all(np.diff(values, axis=2) < 0)
+
+
 def test_a_law_extrapolates_where_it_is_ahead_of_what_needs_none():
     laws = extrapolating(fitted_of(runs(noise=0.003), laws=("model_data", "joint")), "mae", TOP1)
     assert laws == ["model_data"]
@@ -152,7 +264,7 @@ def asked_of_scores(whole_study, tmp_path_factory):
         "bootstrap": 200,
         "outlook": ["linear/top1", "finetune/top1"],
         "guess": {"linear/top1": 0.01},
-        "laws": ["model_data", "joint"],
+        "laws": ["model_data", "joint", "task"],
     }
     found = fit(whole_study / "results" / "results.parquet", options, root / "fit")
     told = json.loads((root / "fit" / "fit.json").read_text())
@@ -190,8 +302,36 @@ def test_a_score_without_a_law_that_extrapolates_is_answered_by_a_sentence(asked
     for name in ("report.md", "report.html"):
         text = (folder / name).read_text(encoding="utf-8").replace("&#39;", "'")
         assert (
-            text.count("No law of the finetune top1 of mae extrapolates: the best, '") == 2
-        )  # advice, and the task's section
+            text.count("No law of the finetune top1 of mae extrapolates: the best, '") == 3
+        )  # advice, and where data stop paying and budgets in the task's section
+        assert not (folder / "budget-finetune.png").exists()
+        assert "None is trusted. On the runs held out was off: the " in text
+
+
+def test_both_ways_and_the_budget_of_a_score_are_in_the_report(asked_of_scores):
+    _, folder = asked_of_scores
+    assert {path.stem for path in folder.glob("ways-*.svg")} == {"ways-linear", "ways-finetune"}
+    assert {path.stem for path in folder.glob("budget-*.png")} == {"budget-linear"}
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    section = text[text.index("## Linear top1") : text.index("## Does it come")]
+    assert re.search(
+        r"Trusted is the (direct forecast|forecast through the loss)\. On the runs held out was off: the ", section
+    )
+    assert re.search(r"\| law \| (joint|model_data) \| joint, then task \|", section)
+    assert len(re.findall(r"\| off by, all held out \| [\d.]+(, trusted)? \| [\d.]+(, trusted)? \|", section)) == 1
+    assert re.search(r"\| 4 × all three \| 0\.\d+ \[0\.\d+, 0\.\d+\] \| 0\.\d+ \[0\.\d+, 0\.\d+\] \|", section)
+    assert (
+        "| FLOPs | of the dearest run | encoder parameters | unique images | images seen | epochs | highest linear top1 |"
+        in section
+    )
+    assert (
+        "expects of runs that cost the same, on the largest subset, 33k unique images: a larger model sees fewer."
+        in section
+    )
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    for place in ("ways-linear-0", "ways-linear-1", "budget-linear-4"):
+        assert f'id="{place}"' in html
+        assert f'"{place}": {{' in html  # what can be pointed at
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from mimcore.scaling.fit_options import Config
 from mimcore.scaling.judge import splits
 from mimcore.scaling.next_runs import next_runs
 from mimcore.scaling.outlook import LOSS as ASKED
-from mimcore.scaling.outlook import divide, outlook
+from mimcore.scaling.outlook import Asked, divide, outlook
 from mimcore.scaling.pools import at_pool, fit_levels, levelled, levels, shifts
 from mimcore.scaling.rows import AXES, observations
 from mimcore.scaling.table import Measure, Row, Run, Setting, read_results, write_results
@@ -253,6 +253,22 @@ def test_advice_and_budgets_are_of_a_pool():
     for run in (*advice.telling, *advice.bettering):
         assert run.unique_images in (*SIZES[run.pool], 2 * max(SIZES[run.pool]))
         assert run.better == pytest.approx(lowest[run.pool] - run.value[0])
+
+
+def test_two_steps_have_the_levels_of_the_loss():
+    """The truth's score is a third of the loss away from 1, so that a pool's level is in the loss, and none is left in the link."""
+    one = outlook(runs(0.05, truth="joint", seen=SEEN), "mae", Asked(TOP1), 0.9, ["task"], "joint")
+    assert set(at_pool(one.fit, "far", 1)) == {"pool_far"}
+    for part, shift in zip(divide(one), (0.0, 0.05), strict=True):
+        end = part.frontier[-1]
+        at = {"encoder_params": end.encoder_params.value, "images_seen": end.images_seen.value}
+        at["unique_images"] = part.unique_images
+        true = law_of("joint").predict(
+            np.array([TRUTHS["joint"]]), {name: np.array([value]) for name, value in at.items()}
+        )
+        assert end.metric.value == pytest.approx(
+            1 - (true[0, 0] + shift) / 3, abs=0.003
+        )  # a third of the shift is 0.017
 
 
 def rows_of(made):

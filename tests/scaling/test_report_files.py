@@ -83,7 +83,7 @@ def test_a_name_cannot_end_the_script(build_study, small_plan):
 
 def test_tables_are_whole_latex(whole_study):
     text = (write(whole_study, []) / "tables.tex").read_text(encoding="utf-8")
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 12
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 13
     for tabular in re.findall(r"\\begin\{tabular\}\{(l+)\}(.*?)\\end", text, re.DOTALL):
         rows = [line for line in tabular[1].splitlines() if line.endswith(r"\\")]
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(tabular[0])}

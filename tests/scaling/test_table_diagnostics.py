@@ -158,9 +158,10 @@ def test_two_steps_come_to_the_task_of_the_loss():
     loss = fit_law(law_of("chinchilla"), rows, {"bootstrap": 200})
     error = 0.05 + 10 * rows.metric**5
     noisy = error * np.exp(0.002 * np.random.default_rng(0).standard_normal(len(rows)))
-    task = fit_law(law_of("task"), Observations({"val_loss": rows.metric}, noisy, rows.labels), {"bootstrap": 200})
+    both = {**rows.variables, "val_loss": rows.metric}
+    task = fit_law(law_of("task"), Observations(both, noisy, rows.labels), {"bootstrap": 200, "seed": 1})
     ahead = {"encoder_params": np.array([2e9]), "images_seen": np.array([4e9])}
-    found = chain(loss, task, ahead)
+    found = chain(loss, task).predict(ahead)
     true_loss = law_of("chinchilla").predict(np.array([[0.3, 30.0, 0.35, 40.0, 0.3]]), ahead)[0, 0]
     assert found.low[0] < 0.05 + 10 * true_loss**5 < found.high[0]
     alone = task.predict({"val_loss": loss.predict(ahead).mean})
