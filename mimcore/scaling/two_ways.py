@@ -13,9 +13,9 @@ from mimcore.scaling.estimate import Fit
 from mimcore.scaling.figure import Figure, Table
 from mimcore.scaling.layers import capital, data, padded
 from mimcore.scaling.numbers import interval, number, short
-from mimcore.scaling.outlook import Asked, by_pool, fit_one
+from mimcore.scaling.outlook import Asked, fit_one
 from mimcore.scaling.plots import Figures
-from mimcore.scaling.pools import at_pool
+from mimcore.scaling.pools import at_pool, by_pool
 from mimcore.scaling.summary import label
 from mimcore.scaling.table import Array, Run
 from mimcore.scaling.two_step import TASK
