@@ -57,6 +57,7 @@ def _names_of_nothing(study: "Study") -> Iterator[str]:
     """Names in the claims and metrics of ``fit`` that are none of the study's."""
     coordinates: tuple[Coordinate, ...] = ("objective", "model", "subset", "schedule", "seed")
     known = {name: {str(getattr(at, name)) for at in study.runs.values()} for name in coordinates}
+    known["pool"] = {study.pool_of("subsets", name) for name in known["subset"]}
     kinds: dict[registry.Kind, list[str]] = {"task": study.grid.tasks, "probe": study.grid.probes}
     metrics = {
         name: metrics_of(registry.load(kind, study.module("tasks", name)), study.options("tasks", name))

@@ -51,7 +51,8 @@ class Pair:
 def alike(runs: Sequence[Run], measures: Sequence[Measure], margin: float) -> list[Pair]:
     """Test every pair of subsets of as many images, and of objectives, of which two or more seeds have both.
 
-    Losses of two objectives are of different things and are not compared.
+    Losses of two objectives are of different things and are not compared, and losses of two pools are on other validation images:
+    subsets of two are compared by their tasks.
 
     Args:
         runs: of the results.
@@ -64,7 +65,7 @@ def alike(runs: Sequence[Run], measures: Sequence[Measure], margin: float) -> li
         having = [run for run in runs if key in run.values]
         for objective in dict.fromkeys(coordinate(run, "objective") for run in having):
             mine = [run for run in having if coordinate(run, "objective") == objective]
-            for names in _subsets(mine):
+            for names in _subsets(mine, apart=measure.task == PRETRAIN):
                 found += _pair(
                     mine,
                     Comparison(({"subset": names[0]}, {"subset": names[1]}), None, _value(key), None),
@@ -91,10 +92,11 @@ def _value(key: tuple[str, str]) -> Any:
     return lambda run: run.values[key]
 
 
-def _subsets(runs: Sequence[Run]) -> Iterator[tuple[str, ...]]:
-    sizes: dict[int, set[str]] = defaultdict(set)
+def _subsets(runs: Sequence[Run], apart: bool) -> Iterator[tuple[str, ...]]:
+    """Subsets of as many images, of one pool where pools are kept ``apart``."""
+    sizes: dict[tuple[int, str | None], set[str]] = defaultdict(set)
     for run in runs:
-        sizes[run.unique_images].add(run.subset)
+        sizes[run.unique_images, run.pool if apart else None].add(run.subset)
     for names in sizes.values():
         yield from itertools.combinations(sorted(names), 2)
 

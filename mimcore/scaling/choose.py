@@ -27,13 +27,14 @@ of model, data and length together) and one for each setting (laws of unique ima
 * ``skipped``: the laws that could not be fitted: ``law`` and ``reason``, a sentence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mimcore import registry
 from mimcore.errors import UserError
+from mimcore.scaling.conditions import Mask
 from mimcore.scaling.fit_options import Config
 from mimcore.scaling.judge import TASK, VALUES, Judged, Split, judge, naive_forecasts, rmse, splits
 from mimcore.scaling.law import ScalingLaw, Variable
@@ -48,7 +49,7 @@ from mimcore.scaling.table import POOL, VAL_LOSS, Measure, Run, Setting
 def choose(
     runs: Sequence[Run],
     measures: Sequence[Measure],
-    risen: Mapping[Setting, frozenset[int]],
+    risen: Mapping[Setting, frozenset[tuple[str | None, int]]],
     options: Config,
 ) -> dict[str, list[dict[str, Any]]]:
     """Fit and judge every law for every measure; see the module for what is returned.
@@ -56,7 +57,8 @@ def choose(
     Args:
         runs: made and imported.
         measures: pretraining's first, whose law forecasts the loss that ``task`` needs.
-        risen: sizes of each setting that are to be left out of laws of unique images alone, if enough remain.
+        risen: sizes of each setting, with their pool (None for any), that are to be left out of laws of unique images alone, if enough
+            remain.
         options: see ``Config``.
 
     Raises:
@@ -90,13 +92,26 @@ def choose(
             rows = observations([run for run in runs if run.setting == setting], measure, guess)
             if rows is None or not alone:
                 continue
-            left_out = sorted(risen.get(setting, ()))
-            kept = ~np.isin(rows.variables["unique_images"], left_out)
+            left_out = sorted({size for _, size in risen.get(setting, ())})
+            kept = ~_marked(rows, risen.get(setting, ()))
             if len(np.unique(rows.variables["unique_images"][kept])) < VALUES:
                 left_out, kept = [], np.ones(len(rows), dtype=bool)
             about = {"scope": "setting", **setting._asdict(), "left_out": left_out}
             entries.append(about | measure._asdict() | _entry(rows.only(kept), alone, AXES[:1], None, options))
     return found
+
+
+def _marked(rows: Observations, sizes: Collection[tuple[str | None, int]]) -> Mask:
+    """Rows ``(N,)`` that are of one of some sizes of their pool; a row of no known pool is of the first."""
+    first = next(iter(levels(rows.columns[POOL].tolist())), None)
+    images = rows.variables["unique_images"]
+    return np.array(
+        [
+            any(n == size and pool in (None, of or first) for pool, size in sizes)
+            for n, of in zip(images, rows.columns[POOL], strict=True)
+        ],
+        dtype=bool,
+    )
 
 
 def sentences(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 from mimcore.definition import Definition, nearest
-from mimcore.scaling.table import PRETRAIN
+from mimcore.scaling.table import POOL, PRETRAIN
 
 Kind = Literal[
     "improves_with_data",
@@ -24,9 +24,12 @@ Kind = Literal[
     "overfits",
     "rank_correlated",
 ]
-#: What tells runs apart. ``after`` is the run that a second phase started from, without its model and seed; ``none`` otherwise.
-Coordinate = Literal["objective", "model", "subset", "schedule", "seed", "after"]
+#: What tells runs apart. ``after`` is the run that a second phase started from, without its model and seed; ``none`` otherwise. ``pool``
+#: is what the subset is drawn from: a condition alone, since two subsets tell two pools apart.
+Coordinate = Literal["objective", "model", "subset", "schedule", "seed", "after", "pool"]
 COORDINATES: tuple[Coordinate, ...] = get_args(Coordinate)
+#: Those in which two runs may be compared.
+COMPARED = tuple(name for name in COORDINATES if name != POOL)
 #: The coordinate that each axis is told by.
 AXES: dict[str, Coordinate] = {"data": "subset", "model": "model", "length": "schedule"}
 #: Words that stand for the end of an axis, whatever it is called in a study.
@@ -55,7 +58,7 @@ class Claim(Definition):
     between: tuple[Side, Side] | None = None
     #: How much it must be, in the measure's own unit, or in per cent of the first of the two, as '1 %'.
     margin: float | str = 0.0
-    #: Which runs are meant: names, patterns, or words such as 'largest', by coordinate. All of them by default.
+    #: Which runs are meant: names, patterns, or words such as 'largest', by coordinate. All of them by default, each pool by itself.
     at: dict[Coordinate, Names] = Field(default_factory=dict)
     #: Of 'overfits', what is looked at: the final validation loss above its lowest ('rise'), the loss on unseen images above that on
     #: seen ones ('gap'), or the measure at the longest schedule behind that at the shortest ('length').
@@ -80,6 +83,10 @@ class Claim(Definition):
             raise ValueError("margin must be 0 or more")
         if self.kind in ("better", "equivalent") and self.between is None:
             raise ValueError(f"'{self.kind}' needs 'between', the two that are compared")
+        if any(POOL in side for side in self.between or () if not isinstance(side, str)):
+            raise ValueError(
+                "'between' takes no pool; name the two subsets that are compared, or write the pool under 'at'"
+            )
         if self.kind == "rank_correlated":
             if self.between is not None or self.relative or limit >= 1:
                 raise ValueError("'rank_correlated' takes no 'between', and a margin below 1, the least correlation")
@@ -128,9 +135,9 @@ def side_coordinates(claim: Claim, known: Mapping[Coordinate, Collection[str]]) 
         own = AXES.get(claim.axis or "") if claim.kind.startswith("improves") else None
         if claim.kind == "overfits":
             own = "schedule" if claim.detector == "length" else "subset"
-        options = [own] if own else [c for c in COORDINATES if side in known.get(c, ()) or side in ENDS.get(c, ())]
+        options = [own] if own else [c for c in COMPARED if side in known.get(c, ()) or side in ENDS.get(c, ())]
         if len(options) != 1 or options[0] is None:
-            names = sorted({name for names in known.values() for name in names})
+            names = sorted({name for c in COMPARED for name in known.get(c, ())})
             reason = f"is a name of {' and of '.join(map(str, options))}" if options else "is no name of this study"
             cure = "write a mapping, such as {model: largest}" if options else nearest(side, names).removesuffix(".")
             raise ValueError(f"between: '{side}' {reason}; {cure}.")

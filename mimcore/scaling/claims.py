@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from mimcore.scaling.claim import Claim
-from mimcore.scaling.effects import Effects, coordinate, measure, selected
+from mimcore.scaling.claim import ENDS, Claim, matches, side_coordinates
+from mimcore.scaling.effects import Effects, coordinate, known_names, measure, selected
 from mimcore.scaling.numbers import signed
+from mimcore.scaling.pools import by_pool
 from mimcore.scaling.proxy import proxy
 from mimcore.scaling.statistics import Interval, student
-from mimcore.scaling.table import Measure, Row, Run, runs_of
+from mimcore.scaling.table import POOL, PRETRAIN, Measure, Row, Run, runs_of
 
 SUPPORTED, NOT_SUPPORTED, OPEN = "supported", "not supported", "cannot tell"
+NO_RUNS = "The study has no runs that could show it"
 
 #: What is asked of a study that declares no claims.
 DEFAULTS: dict[str, Claim] = {
@@ -51,6 +53,10 @@ def examine(
 ) -> list[dict[str, Any]]:
     """Hold every claim against the results.
 
+    Each objective and each pool is judged by itself, unless the claim compares objectives, or subsets of two pools by their names:
+    what differs between runs of two pools is not the number of images alone, and losses on other validation images have no common
+    scale. Words such as 'largest' are of the pool.
+
     An effect is taken within each seed (the seed draws nested subsets, so that pairs share images) and, over all
     settings, as the mean of their effects. The interval is Student's over seeds, or over settings; that of an equivalence
     covers 1 - 2 (1 - ``confidence``), which is two one-sided tests at 1 - ``confidence`` (Schuirmann 1987); that of a rank
@@ -58,19 +64,17 @@ def examine(
     equivalence: within), ``not supported`` where the whole of it lies short of the margin (outside), else ``cannot tell``.
 
     Returns:
-        a mapping for each claim and objective: ``id``, ``kind``, ``claim``, ``source``, ``objective`` (None where objectives are
-        compared), ``measure``, ``margin``, ``relative``, ``estimate``, ``low``, ``high``, ``count``, ``verdict``, ``sentence``, and
-        ``settings``, the same numbers for each setting by itself.
+        a mapping for each claim, objective and pool that can show it, or one where none can: ``id``, ``kind``, ``claim``,
+        ``source``, ``objective`` (None where objectives are compared), ``pool`` (only where it is one of several), ``measure``,
+        ``margin``, ``relative``, ``estimate``, ``low``, ``high``, ``count``, ``verdict``, ``sentence``, and ``settings``, the same
+        numbers for each setting by itself.
     """
     measures = {f"{row.task}/{row.metric}": Measure(row.task, row.metric, row.higher_is_better) for row in rows}
     runs = runs_of(rows)
     found = []
     for name, claim in claims.items():
-        meant = selected(runs, claim.at)
-        parts: dict[str | None, list[Run]] = {None: meant}
-        if not _compares_objectives(claim, runs):
-            parts = {one: [run for run in meant if coordinate(run, "objective") == one] for one in _objectives(meant)}
-        for objective, part in (parts or {None: []}).items():
+        pools, across = _pools(claim, runs)
+        for objective, parts in _parts(claim, runs, pools).items():
             about = {
                 "id": name,
                 "kind": claim.kind,
@@ -82,7 +86,11 @@ def examine(
                 "relative": claim.relative,
             }
             judge = _correlation if claim.kind == "rank_correlated" else _effect
-            found.append({**about, **judge(claim, part, measures, confidence, bootstrap, seed)})
+            if across and claim.kind != "overfits" and claim.measure.startswith(f"{PRETRAIN}/"):
+                found.append({**about, **_nothing(across)})
+                continue
+            judged = {pool: judge(claim, part, measures, confidence, bootstrap, seed) for pool, part in parts.items()}
+            found += [{**about, **one} for one in _told(judged)]
     return found
 
 
@@ -115,7 +123,7 @@ def _effect(
     except ValueError as error:
         return _nothing(f"{str(error)[:1].upper()}{str(error)[1:]}")
     if not effects:
-        return _nothing("The study has no runs that could show it: none that differ in what is compared alone.")
+        return _nothing(f"{NO_RUNS}: none that differ in what is compared alone.")
     within = claim.kind == "equivalent"
     coverage = 2 * confidence - 1 if within else confidence
     alone = {where: student(np.array(list(one.values())), coverage) for where, one in effects.items()}
@@ -160,9 +168,7 @@ def _correlation(
         for one, key in zip(pair, keys, strict=True)
     )
     if len(having) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return _nothing(
-            "The study has no runs that could show it: it takes three or more that differ in both measures."
-        )
+        return _nothing(f"{NO_RUNS}: it takes three or more that differ in both measures.")
     clusters = [f"{run.setting} {run.subset}" for run in having]
     everything = {"all": np.ones(len(having), dtype=bool)}
     told = proxy(x, y, clusters, everything, confidence=confidence, bootstrap=bootstrap, seed=seed)["all"]["spearman"]
@@ -200,6 +206,56 @@ def _sentence(claim: Claim, overall: Interval, over: str, verdicts: Sequence[str
 def _nothing(sentence: str) -> dict[str, Any]:
     nothing = {"estimate": None, "low": None, "high": None, "count": 0, "verdict": OPEN}
     return {**nothing, "sentence": sentence, "settings": []}
+
+
+def _pools(claim: Claim, runs: Sequence[Run]) -> tuple[Mapping[str | None, Sequence[Run]], str]:
+    """The runs of each pool that has what a claim compares; all of them where it names subsets of two, and why losses cannot be."""
+    pools = by_pool(runs)
+    try:
+        sides = side_coordinates(claim, known_names(runs))
+    except ValueError:  # said of each objective
+        return {None: runs}, ""
+    names = [side["subset"] for side in sides if side.get("subset", ENDS["subset"][0]) not in ENDS["subset"]]
+    named = [[pool for pool, of in pools.items() if any(matches(run.subset, one) for run in of)] for one in names]
+    shared = {pool: of for pool, of in pools.items() if all(pool in one for one in named)}
+    if shared:
+        return shared, ""
+    across = (
+        f"The two are of different pools ({' and '.join(str(pool) for one in named for pool in one)}), whose losses may be on other "
+        "validation images; name a task's measure, such as linear/top1, or set 'pools: alike' under 'fit' if all are validated on the same."
+    )
+    return {None: runs}, across if all(named) else ""
+
+
+def _parts(
+    claim: Claim, runs: Sequence[Run], pools: Mapping[str | None, Sequence[Run]]
+) -> dict[str | None, dict[str | None, list[Run]]]:
+    """The runs that a claim means, of each objective (None for all) and each pool that has some."""
+    meant = {pool: selected(of, claim.at) for pool, of in pools.items()}
+    objectives: list[str | None] = [None]
+    if not _compares_objectives(claim, runs):
+        objectives = list(_objectives([run for of in meant.values() for run in of])) or [None]
+    found = {
+        one: {pool: [run for run in of if one in (None, coordinate(run, "objective"))] for pool, of in meant.items()}
+        for one in objectives
+    }
+    return {one: {pool: of for pool, of in parts.items() if of} or {None: []} for one, parts in found.items()}
+
+
+def _told(judged: Mapping[str | None, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What is told of the pools that can show a claim, with the names of those that cannot; of all at once where none can."""
+    able = {pool: one for pool, one in judged.items() if one["estimate"] is not None}
+    silent = [str(pool) for pool in judged if pool not in able]
+    if not able:
+        one = next(iter(judged.values()))
+        apart = silent[1:] and one["sentence"].startswith(NO_RUNS)
+        why = f" Runs of different pools ({' and '.join(silent)}) are not compared with each other." if apart else ""
+        return [{**one, "sentence": f"{one['sentence']}{why}"}]
+    others = f" Pool {' and pool '.join(silent)} cannot tell: it has no runs that could show it." if silent else ""
+    return [
+        {**({POOL: pool} if pool else {}), **one, "sentence": f"{one['sentence']}{others}"}
+        for pool, one in able.items()
+    ]
 
 
 def _compares_objectives(claim: Claim, runs: Sequence[Run]) -> bool:

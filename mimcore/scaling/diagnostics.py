@@ -1,15 +1,17 @@
 """What the table says beside the laws: over-fitting, seed noise, and whether the loss foretells the tasks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mimcore.scaling import claims
 from mimcore.scaling.claim import Claim
+from mimcore.scaling.pools import by_pool
 from mimcore.scaling.proxy import proxy
 from mimcore.scaling.statistics import student, student_quantile, tidy
 from mimcore.scaling.table import (
+    POOL,
     PRETRAIN,
     VAL_LOSS,
     Measure,
@@ -54,10 +56,14 @@ def diagnose(
             "thresholds": {objective: tidy(threshold) for objective, threshold in thresholds.items()},
             "runs": [_run_flags(run, run.name in risen) for run in runs],
             "cells": [
-                _cell_flags(setting, size, list(cell.values()), risen, confidence)
-                for setting, size, cell in _cells(runs)
+                _cell_flags(setting, pool, size, list(cell.values()), risen, confidence)
+                for setting, pool, size, cell in _cells(runs)
             ],
-            "settings": [_setting_flags(setting, runs, confidence) for setting in settings_of(runs)],
+            "settings": [
+                _setting_flags(setting, pool, mine, confidence)
+                for setting in settings_of(runs)
+                for pool, mine in by_pool([run for run in runs if run.setting == setting]).items()
+            ],
         },
         "seed_noise": [
             found
@@ -66,19 +72,20 @@ def diagnose(
             if (found := _seed_noise(runs, objective, measure, confidence))
         ],
         "correlation": [
-            _correlation(runs, risen, objective, measure, confidence, bootstrap, seed)
+            found
             for objective in _objectives(runs)
             for measure in measures
             if measure.task != PRETRAIN
+            for found in _correlations(runs, risen, objective, measure, confidence, bootstrap, seed)
         ],
         "claims": claims.examine(claimed, rows, confidence, bootstrap, seed),
     }
 
 
-def risen_sizes(diagnosed: Mapping[str, Any], setting: Setting) -> list[int]:
-    """List the sizes of subset at which the validation loss of ``setting`` rose again."""
+def risen_sizes(diagnosed: Mapping[str, Any], setting: Setting) -> list[tuple[str | None, int]]:
+    """List the sizes of subset at which the validation loss of ``setting`` rose again, each with its pool; None where there is one."""
     return [
-        cell["unique_images"]
+        (cell.get(POOL), cell["unique_images"])
         for cell in diagnosed["overfitting"]["cells"]
         if cell["val_loss_rose"] and Setting(cell["objective"], cell["model"], cell["schedule"]) == setting
     ]
@@ -95,7 +102,7 @@ def _relative_noise(runs: Sequence[Run], objective: str) -> float:
     The median, since the cells that over-fit are the noisy ones and must not raise their own threshold.
     """
     found = []
-    for setting, _, cell in _cells(runs):
+    for setting, _, _, cell in _cells(runs):
         losses = np.array([run.values[VAL_LOSS] for run in cell.values()])
         if setting.objective == objective and len(losses) > 1 and np.mean(losses) > 0:
             found.append(float(np.std(losses, ddof=1) / np.mean(losses)))
@@ -106,10 +113,13 @@ def _run_flags(run: Run, risen: bool) -> dict[str, Any]:
     return {"run": run.name, "rise": tidy(run.rise), "gap": tidy(run.gap), "val_loss_rose": risen}
 
 
-def _cell_flags(setting: Setting, size: int, cell: Sequence[Run], risen: set[str], confidence: float) -> dict[str, Any]:
-    """One cell (setting and size) over its seeds; flagged where more than half of them rose."""
+def _cell_flags(
+    setting: Setting, pool: str | None, size: int, cell: Sequence[Run], risen: set[str], confidence: float
+) -> dict[str, Any]:
+    """One cell (setting, pool and size) over its seeds; flagged where more than half of them rose."""
     return {
         **setting._asdict(),
+        **({POOL: pool} if pool else {}),
         "unique_images": size,
         "rise": student(np.array([run.rise for run in cell]), confidence).json(),
         "gap": student(np.array([run.gap for run in cell]), confidence).json(),
@@ -117,12 +127,13 @@ def _cell_flags(setting: Setting, size: int, cell: Sequence[Run], risen: set[str
     }
 
 
-def _setting_flags(setting: Setting, runs: Sequence[Run], confidence: float) -> dict[str, Any]:
-    """Whether the gap between unseen and seen images is wider on the smallest subset than on the largest."""
-    subsets = by_subset(run for run in runs if run.setting == setting)
+def _setting_flags(setting: Setting, pool: str | None, runs: Sequence[Run], confidence: float) -> dict[str, Any]:
+    """Whether the gap between unseen and seen images is wider on the smallest subset than on the largest, of runs of one pool."""
+    subsets = by_subset(runs)
     # Of several draws of a size the first by name stands for it.
     small, large = min(subsets), min(subsets, key=lambda subset: (-subset[0], subset[1]))
-    found = {**setting._asdict(), "smallest": small[0], "largest": large[0], "gap_difference": None, "gap_wider": False}
+    about = {**setting._asdict(), **({POOL: pool} if pool else {})}
+    found = {**about, "smallest": small[0], "largest": large[0], "gap_difference": None, "gap_wider": False}
     seeds = [seed for seed in subsets[small] if seed in subsets[large]]
     if small[0] == large[0] or not seeds:
         return found
@@ -137,7 +148,7 @@ def _seed_noise(runs: Sequence[Run], objective: str, measure: Measure, confidenc
     """
     key = (measure.task, measure.metric)
     squares, freedom, counts = 0.0, 0, []
-    for setting, _, cell in _cells(runs):
+    for setting, _, _, cell in _cells(runs):
         values = np.array([run.values[key] for run in cell.values() if key in run.values])
         if setting.objective == objective and len(values) > 1:
             squares += float(np.sum((values - values.mean()) ** 2))
@@ -158,12 +169,21 @@ def _seed_noise(runs: Sequence[Run], objective: str, measure: Measure, confidenc
     }
 
 
-def _correlation(
+def _correlations(
     runs: Sequence[Run], risen: set[str], objective: str, measure: Measure, confidence: float, bootstrap: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """The correlation on each pool by itself: losses on other validation images are in no common order."""
+    key = (measure.task, measure.metric)
+    having = [run for run in runs if run.setting.objective == objective and key in run.values]
+    for pool, chosen in by_pool(having).items():
+        about = {"objective": objective, **({POOL: pool} if pool else {}), **measure._asdict()}
+        yield about | _correlation(chosen, risen, key, confidence, bootstrap, seed)
+
+
+def _correlation(
+    chosen: Sequence[Run], risen: set[str], key: tuple[str, str], confidence: float, bootstrap: int, seed: int
 ) -> dict[str, Any]:
     """Spearman's correlation of the validation loss with a task: over all runs, without those that over-fitted, and within each model."""
-    key = (measure.task, measure.metric)
-    chosen = [run for run in runs if run.setting.objective == objective and key in run.values]
     loss, value = (np.array([run.values[one] for run in chosen]) for one in (VAL_LOSS, key))
     models = list(dict.fromkeys(run.setting.model for run in chosen))
     parts = {
@@ -181,19 +201,18 @@ def _correlation(
     told = proxy(loss, value, clusters, able, confidence=confidence, bootstrap=bootstrap, seed=seed)
     spearman = {name: told[name]["spearman"] if name in told else None for name in parts}
     return {
-        "objective": objective,
-        **measure._asdict(),
         "all": spearman["all"],
         "without_risen": spearman["without_risen"],
         "models": {model: spearman[f"model {model}"] for model in models},
     }
 
 
-def _cells(runs: Sequence[Run]) -> Iterable[tuple[Setting, int, dict[str, Run]]]:
+def _cells(runs: Sequence[Run]) -> Iterator[tuple[Setting, str | None, int, dict[str, Run]]]:
     """Runs that differ in their seed alone: another draw of the same size is another cell, and its difference no seed noise."""
     for setting in settings_of(runs):
-        for (size, _), cell in by_subset(run for run in runs if run.setting == setting).items():
-            yield setting, size, cell
+        for pool, mine in by_pool([run for run in runs if run.setting == setting]).items():
+            for (size, _), cell in by_subset(mine).items():
+                yield setting, pool, size, cell
 
 
 def _objectives(runs: Sequence[Run]) -> list[str]:

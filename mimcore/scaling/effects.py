@@ -95,9 +95,11 @@ class Comparison:
 
 
 def coordinate(run: Run, name: Coordinate) -> str:
-    """What a run has in a coordinate; ``none`` after nothing."""
+    """What a run has in a coordinate; ``none`` after nothing, and of no known pool."""
     if name == "after":
         return run.after or "none"
+    if name == "pool":
+        return run.pool or "none"
     if name == "objective":
         return run.setting.objective.partition(" ")[0]  # what came before it follows in words
     return {"model": run.setting.model, "schedule": run.setting.schedule, "subset": run.subset, "seed": run.seed}[name]

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mimcore.scaling.numbers import count, duration, measured, number
+from mimcore.scaling.pools import by_pool
 from mimcore.scaling.table import MADE, Row, Run, runs_of, settings_of
 
 
 def pictures(runs: Sequence[Run], folder: Path) -> list[dict[str, str]]:
-    """Reconstructions of the last setting (largest model, longest schedule) on the smallest and the largest subset."""
+    """Reconstructions of the last setting (largest model, longest schedule) on the smallest and the largest subset of its first pool."""
     last = settings_of(runs)[-1]
-    chosen = [run for run in runs if run.setting == last]
+    chosen = next(iter(by_pool([run for run in runs if run.setting == last]).values()))
     seed = chosen[0].seed
     of_seed = [run for run in chosen if run.seed == seed]
     found = []

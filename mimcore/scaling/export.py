@@ -33,16 +33,18 @@ def headline(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def scaling_points(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each run: unique images, the series it belongs to, and the headline of each task."""
-    measures = headlines_of(rows)
-    for run in runs_of(rows):
+    """Yield a row for each run: unique images, the series it belongs to (setting, and pool of several), and the headline of each task."""
+    measures, runs = headlines_of(rows), runs_of(rows)
+    several = len({run.pool for run in runs}) > 1
+    for run in runs:
         values = {
             (measure.metric if measure.task == PRETRAIN else f"{measure.task}_{measure.metric}"): run.values.get(
                 measure[:2]
             )
             for measure in measures
         }
-        yield {"unique_images": run.unique_images, "series": "-".join(run.setting), "seed": run.seed, **values}
+        series = "-".join([*run.setting, *([run.pool or "unknown"] if several else [])])
+        yield {"unique_images": run.unique_images, "series": series, "seed": run.seed, **values}
 
 
 def curve_points(curves: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -98,7 +98,7 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
         claimed=config.claims,
     )
     fits = [
-        _fit_curve(law, points, config, frozenset(diagnostics.risen_sizes(diagnosed, setting)))
+        _fit_curve(law, points, config, _of_pool(diagnostics.risen_sizes(diagnosed, setting), points.pool))
         for setting in settings_of(runs)
         for measure in headlines_of(rows)
         for points in _points(runs, setting, measure, len(law.parameters))
@@ -122,6 +122,10 @@ def fit(results: Path, options: Mapping[str, Any], output: Path) -> dict[str, An
     with artifacts.directory(output) as folder:
         artifacts.write_json(folder / "fit.json", found)
     return found
+
+
+def _of_pool(sizes: Sequence[tuple[str | None, int]], pool: str | None) -> frozenset[int]:
+    return frozenset(size for of, size in sizes if pool is None or of in (None, pool))
 
 
 def _left_out(config: Config, several: bool) -> set[str]:

@@ -4,7 +4,7 @@ import re
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mimcore import registry
 from mimcore.definition import Definition, nearest
@@ -38,7 +38,7 @@ class Config(Definition):
     #: level of its own, a constant that every law of the runs of all pools adds, and curves in unique images are of one pool each.
     #: Losses differ so where each pool has its own validation images, or where one trains on other images than one validates on: Xie et
     #: al. 2023's runs on ImageNet-22K lie 0.005 above what as many images of ImageNet-1K would give (docs/laws.md). ``alike``: images of
-    #: one kind, validated on the same; no level is looked for.
+    #: one kind, validated on the same; no level is looked for, and claims and the report compare runs of all pools.
     pools: Literal["shifted", "alike"] = "shifted"
     #: Replicates behind each interval.
     bootstrap: int = Field(1000, ge=100, le=100_000)
@@ -64,6 +64,15 @@ class Config(Definition):
     #: What is held against the runs, by name (docs/claims.md): what a study's paper claims, or else what the literature says of
     #: masked image modeling in general.
     claims: dict[str, Claim] = DEFAULTS
+
+    @model_validator(mode="after")
+    def _has_the_pools_that_it_speaks_of(self) -> "Config":
+        for name, claim in self.claims.items():
+            if self.pools == "alike" and POOL in claim.at:
+                raise ValueError(
+                    f"claims.{name}.at.pool: 'pools: alike' takes all pools for one; name the subsets that are meant"
+                )
+        return self
 
     @field_validator("law", "laws")
     @classmethod

@@ -12,7 +12,7 @@ from mimcore.scaling.numbers import interval, short
 from mimcore.scaling.outlook import LOSS, Asked, Division, Outlook, divide
 from mimcore.scaling.plots import Figures
 from mimcore.scaling.summary import label
-from mimcore.scaling.table import PRETRAIN, Measure
+from mimcore.scaling.table import POOL, PRETRAIN, Measure
 from mimcore.scaling.words import levels_of
 
 #: Tasks whose sections are open when the page is.
@@ -173,7 +173,7 @@ def _task(drawn: Figures, measure: Measure, saturation: Figure | None) -> Iterat
         f"proxy-{name}",
         "Does the validation loss foretell it?",
         "A marker for each run, with Spearman's rank correlation and its interval, which draws whole cells. The table has it without the "
-        "over-fitted runs and within each model.",
+        "over-fitted runs and within each model." + (" Each pool is by itself." if drawn.pools[1:] else ""),
         "that the loss is why: both follow data, model and length. Within one model few cells are left, and the interval is wide or "
         "missing.",
         panels if able else [],
@@ -235,6 +235,7 @@ def _correlations(told: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     several = len(told) > 1
     for one in told:
+        of = one["objective"] + (f" ({one[POOL]})" if POOL in one else "")
         parts = {"all runs": one["all"], "without over-fitted": one["without_risen"]}
         parts |= {f"{model} alone": found for model, found in one["models"].items() if len(one["models"]) > 1}
         for name, found in parts.items():
@@ -243,7 +244,7 @@ def _correlations(told: Sequence[Mapping[str, Any]]) -> Table:
                 if found
                 else ("", "too few")
             )
-            rows.append((one["objective"], name, *text) if several else (name, *text))
+            rows.append((of, name, *text) if several else (name, *text))
     head = ("runs", "Spearman's ρ and its interval", "of")
     return Table(("objective", *head) if several else head, tuple(rows))
 

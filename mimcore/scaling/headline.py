@@ -1,6 +1,7 @@
 """The answer for the terminal."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ from rich.text import Text
 
 from mimcore import artifacts
 from mimcore.scaling.numbers import count, interval
-from mimcore.scaling.summary import floor_text, label, lines, setting_label
+from mimcore.scaling.summary import Line, floor_text, label, lines, setting_label
 from mimcore.scaling.table import PRETRAIN, Setting, headlines_of, read_results
+from mimcore.scaling.words import claims
 
 
 def headline_table(results: Path, fit: Path) -> Table:
-    """Show each setting from its smallest to its largest subset, beside the floors and the exponent of its loss.
+    """Show each setting from its smallest to its largest subset of each pool, beside the floors and the exponent of its loss.
 
     Args:
         results: ``results.parquet``.
@@ -24,6 +26,8 @@ def headline_table(results: Path, fit: Path) -> Table:
         UserError: one of them is missing or broken.
     """
     rows, fitted = read_results(results), artifacts.read_json(fit)
+    if fitted["options"].get("pools") == "alike":
+        rows = [replace(row, pool=None) for row in rows]
     summary, measures = lines(rows), headlines_of(rows)
     settings = [line.setting for line in summary]
     table = Table(
@@ -41,7 +45,7 @@ def headline_table(results: Path, fit: Path) -> Table:
         cells = [Text(_arrow(pair)) if (pair := line.ends[measure]) else "–" for measure in measures]
         sizes = (count(line.smallest), count(line.largest))
         table.add_row(
-            setting_label(line.setting, settings), _arrow(sizes), *cells, _exponent(fitted["fits"], line.setting)
+            setting_label(line.setting, settings, line.pool), _arrow(sizes), *cells, _exponent(fitted["fits"], line)
         )
     return table
 
@@ -51,9 +55,10 @@ def _arrow(ends: tuple[object, object]) -> str:
     return first if first == last else f"{first} → {last}"
 
 
-def _exponent(fits: Sequence[dict[str, Any]], setting: Setting) -> str:
+def _exponent(fits: Sequence[dict[str, Any]], line: Line) -> str:
     for one in fits:
-        if one["task"] == PRETRAIN and Setting(one["objective"], one["model"], one["schedule"]) == setting:
+        setting = Setting(one["objective"], one["model"], one["schedule"])
+        if one["task"] == PRETRAIN and setting == line.setting and one.get("pool") in (None, line.pool):
             if not one["fitted"]:
                 return "not fitted"
             exponent = one["parameters"].get("exponent")
@@ -64,7 +69,7 @@ def _exponent(fits: Sequence[dict[str, Any]], setting: Setting) -> str:
 def _caption(fitted: dict[str, Any]) -> Text:
     """Say the verdicts on the claims."""
     found = Text("± standard error: over seeds, or with one seed that of the test set")
-    for claim in fitted["diagnostics"]["claims"]:
+    for claim in claims(fitted):
         found.append(f"\n{claim['verdict']}: ", style="bold")
-        found.append(claim["claim"])
+        found.append(claim["claim"] + (f" ({claim['about']})" if claim["about"] else ""))
     return found

@@ -13,9 +13,10 @@ from mimcore.scaling.estimate import Fit
 from mimcore.scaling.figure import Figure, Table
 from mimcore.scaling.layers import capital, data
 from mimcore.scaling.numbers import number, short
+from mimcore.scaling.observations import Observations
 from mimcore.scaling.outlook import LOSS, Asked, Outlook, fit_one
 from mimcore.scaling.plots import Figures
-from mimcore.scaling.pools import at_pool
+from mimcore.scaling.pools import PREFIX, at_pool, by_pool, shifted_in
 from mimcore.scaling.saturation import saturates
 from mimcore.scaling.statistics import Interval
 from mimcore.scaling.summary import label
@@ -48,11 +49,12 @@ def saturated(fit: Fit, runs: Sequence[Run], margin: float) -> list[Saturated]:
 
     Args:
         fit: of a law in unique images, at least.
-        runs: that it was fitted to.
+        runs: that it was fitted to, of its first pool.
         margin: the gain that is worth a doubling, as a fraction of the lowest loss, or of the highest score.
     """
     law = {variable.name for variable in fit.law.variables}
-    best = fit.observations.metric.min() if fit.observations.link.ceiling is None else fit.observations.metric.max()
+    metric = _first_pool(fit).metric
+    best = metric.min() if fit.observations.link.ceiling is None else metric.max()
     gain = margin * float(best)
     found = []
     for model, parameters in _models(runs).items():
@@ -73,7 +75,7 @@ def figure(drawn: Figures, asked: Asked, outlooks: Mapping[str, Outlook | str]) 
     """
     margin, confidence = (float(drawn.fitted["options"][name]) for name in ("margin", "confidence"))
     loss = asked == LOSS
-    panels, rows, reasons = [], [], []
+    panels, rows, reasons, of_pools = [], [], [], []
     for objective, one in outlooks.items():
         runs = asked.of(drawn.runs, objective)
         fit = one if isinstance(one, str) else one.fit
@@ -90,7 +92,12 @@ def figure(drawn: Figures, asked: Asked, outlooks: Mapping[str, Outlook | str]) 
             what = "" if loss else f" of the {label(asked.measure)}"
             reasons.append(f"No law in unique images{what} could be fitted to the runs of {objective}: {fit}")
             continue
-        found = saturated(fit, runs, margin)
+        pool, mine = next(iter(by_pool(runs).items()))
+        found = saturated(fit, mine, margin)
+        if pool:
+            of_pools.append(
+                f"The runs of {objective} are of several pools: this is of images of {pool}, which has the most."
+            )
         panels.append(_panel(fit, found, drawn.model_colours, objective))
         rows += [(objective, part.model, short(part.images_seen), number(part.gain, 2), part.beyond) for part in found]
     name = "saturation" if loss else f"saturation-{asked.measure.task}"
@@ -105,7 +112,7 @@ def figure(drawn: Figures, asked: Asked, outlooks: Mapping[str, Outlook | str]) 
         f"The {change} that doubling the images buys by one law for all runs, with its interval. The dashed line is "
         f"{100 * margin:g} % of the {best} (the fit's option 'margin'); right of the dotted line lie no "
         f"runs. The table says beyond how many "
-        "images a doubling buys less than that." + ("" if loss else "".join(f" {reason}" for reason in reasons)),
+        f"images a doubling buys less than that.{''.join(f' {said}' for said in (*of_pools, *(() if loss else reasons)))}",
         f"that {'a task' if loss else 'another task'} saturates there too, or that other images than more of the same kind would not help.",
         panels,
         [Key(model, colour) for model, colour in drawn.model_colours.items()],
@@ -117,7 +124,7 @@ def _panel(fit: Fit, found: Sequence[Saturated], colours: Mapping[str, str], obj
     """The gain of a doubling against the images that are doubled, with the gain that would be worth it."""
     sign = 1.0 if fit.observations.link.ceiling is None else -1.0
     change = f"{'fall' if sign > 0 else 'rise'} of the {fit.observations.name}"
-    sizes = fit.observations.variables["unique_images"]
+    sizes = _first_pool(fit).variables["unique_images"]
     grid = sizes.min() * 2 ** np.linspace(0, np.log2(sizes.max() / sizes.min()) + AHEAD, 60)
     names = {variable.name for variable in fit.law.variables}
     points: list[dict[str, Any]] = []
@@ -156,6 +163,13 @@ def _panel(fit: Fit, found: Sequence[Saturated], colours: Mapping[str, str], obj
     title = capital(f"gain of twice the images ({objective})")
     about = f"{capital(change)} by doubling the images, for each model; {number(found[0].gain, 2)} is marked."
     return render(chart.properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=title), about)
+
+
+def _first_pool(fit: Fit) -> Observations:
+    """The rows whose level is the law's own: that of the curve."""
+    rows = fit.observations
+    further = [rows.variables[PREFIX + pool] == 1 for pool in shifted_in(rows)]
+    return rows.only(~np.any(further, axis=0)) if further else rows
 
 
 def _models(runs: Sequence[Run]) -> dict[str, float]:

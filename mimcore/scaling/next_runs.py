@@ -7,8 +7,8 @@ import numpy as np
 from mimcore.errors import UserError
 from mimcore.scaling.advise import advise
 from mimcore.scaling.numbers import interval, number, short
-from mimcore.scaling.outlook import Outlook, by_pool
-from mimcore.scaling.pools import at_pool
+from mimcore.scaling.outlook import Outlook
+from mimcore.scaling.pools import at_pool, by_pool
 from mimcore.scaling.summary import label
 from mimcore.scaling.table import VAL_LOSS, Array, Measure
 

@@ -10,7 +10,7 @@ from mimcore import registry
 from mimcore.errors import UserError
 from mimcore.scaling.estimate import Fit
 from mimcore.scaling.frontier import Allocation, Price, frontier, iso_flop
-from mimcore.scaling.pools import at_pool, fit_levels, levelled, levels
+from mimcore.scaling.pools import at_pool, by_pool, fit_levels, levelled
 from mimcore.scaling.rows import observations
 from mimcore.scaling.summary import label
 from mimcore.scaling.table import VAL_LOSS, Array, Measure, Run
@@ -106,14 +106,6 @@ def outlook(runs: Sequence[Run], objective: str, asked: Asked, confidence: float
     except UserError as error:
         return f"The runs of {objective} cannot be priced: {error}"
     return Outlook(objective, asked.measure, fit, mine, price)
-
-
-def by_pool(runs: Sequence[Run]) -> dict[str | None, tuple[Run, ...]]:
-    """Runs of each pool, that with the most first; all of them under None where one is known. Of an unknown pool: of the first."""
-    pools = levels([run.pool for run in runs])
-    if not pools[1:]:
-        return {None: tuple(runs)}
-    return {pool: tuple(run for run in runs if (run.pool or pools[0]) == pool) for pool in pools}
 
 
 def fit_one(

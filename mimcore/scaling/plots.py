@@ -29,9 +29,9 @@ from mimcore.scaling.layers import (
     padded,
 )
 from mimcore.scaling.numbers import interval, short
-from mimcore.scaling.pools import levels
+from mimcore.scaling.pools import by_pool, levels
 from mimcore.scaling.summary import floors, label, setting_label
-from mimcore.scaling.table import MADE, POOL, VAL_LOSS, Measure, Row, Run, headlines_of, runs_of, settings_of
+from mimcore.scaling.table import MADE, POOL, VAL_LOSS, Measure, Row, Run, Setting, headlines_of, runs_of, settings_of
 
 GREY = "#868e96"
 #: The part of a loss curve that may leave its panel at the top.
@@ -87,12 +87,23 @@ class Figures:
         return [self._scaling(one, measure) for one in self.objectives if self._points(one, measure)]
 
     def correlation(self, measure: Measure) -> list[Panel]:
-        """A task's measure against the validation loss, for each objective that has it."""
-        return [self._correlation(one, measure) for one in self.objectives if self._points(one, measure)]
+        """A task's measure against the validation loss, for each objective that has it and each pool."""
+        pools = self.pools if self.pools[1:] else (None,)
+        return [
+            self._correlation(one, pool, measure, mine)
+            for one in self.objectives
+            for pool in pools
+            if (mine := [p for p in self._points(one, measure) if pool is None or (p[POOL] or pools[0]) == pool])
+        ]
 
     def losses(self) -> list[Panel]:
-        """Loss curves of each setting, one colour per size, on unseen images and on images of the subset."""
-        return [self._losses(setting) for setting in self.settings]
+        """Loss curves of each setting on each pool, one colour per size, on unseen images and on images of the subset."""
+        return [
+            self._losses(setting, pool, {run.name for run in mine})
+            for setting in self.settings
+            for pool, of in by_pool(self.runs).items()
+            if (mine := [run for run in of if run.setting == setting])
+        ]
 
     # -- panels ----------------------------------------------------------------------------------------------------
 
@@ -139,15 +150,15 @@ class Figures:
         )
         return render(chart, f"{label(measure)} against unique images, {objective}, with fitted laws.")
 
-    def _correlation(self, objective: str, measure: Measure) -> Panel:
-        points = self._points(objective, measure)
+    def _correlation(self, objective: str, pool: str | None, measure: Measure, points: Points) -> Panel:
         few = alt.Axis(tickCount=6)
         domains = [alt.Scale(domain=padded([p[part] for p in points]), nice=False) for part in ("loss", "y")]
         x = alt.X("loss:Q", scale=domains[0], title=f"validation loss ({objective})", axis=few)
         y = alt.Y("y:Q", scale=domains[1], title=label(measure), axis=few)
-        title: Any = self._title(label(measure), objective)
+        title: Any = self._title(label(measure), objective, pool)
         for one in self.fitted["diagnostics"]["correlation"]:
-            if (one["objective"], one["task"]) == (objective, measure.task) and one["all"]:
+            own = one.get(POOL) in (None, pool)
+            if own and (one["objective"], one["task"]) == (objective, measure.task) and one["all"]:
                 rho = interval(one["all"]["estimate"], one["all"]["low"], one["all"]["high"])
                 title = alt.TitleParams(
                     title, subtitle=f"Spearman ρ = {rho}", subtitleColor=INK, subtitleFontSize=12, subtitlePadding=4
@@ -155,8 +166,7 @@ class Figures:
         chart = self._marks(points, x, y).properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=title)
         return render(chart, f"{label(measure)} against the validation loss, a point for each run.")
 
-    def _losses(self, setting: Any) -> Panel:
-        names = {run.name for run in self.runs if run.setting == setting}
+    def _losses(self, setting: Setting, pool: str | None, names: set[str]) -> Panel:
         points = mean_curves([c for c in self.curves if c["run"] in names and c["split"] in ("val", "seen")])
         last = max(point["x"] for point in points)
         domain = padded([point["y"] for point in points if point["x"] >= EARLY * last])
@@ -179,7 +189,9 @@ class Figures:
                     "split:N", scale=alt.Scale(domain=["val", "seen"], range=[[1, 0], [4, 3]]), legend=None
                 ),
             )
-            .properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=capital(setting_label(setting, self.settings)))
+            .properties(
+                width=PLOT_WIDTH, height=PLOT_HEIGHT, title=capital(setting_label(setting, self.settings, pool))
+            )
         )
         return render(
             chart, f"Loss curves of {setting}: unseen images and images of the subset, a colour for each size."
@@ -207,8 +219,9 @@ class Figures:
             **({POOL: run.pool} if self.pools[1:] else {}),
         }
 
-    def _title(self, text: str, objective: str) -> str:
-        return capital(f"{text} ({objective})" if len(self.objectives) > 1 else text)
+    def _title(self, text: str, objective: str, pool: str | None = None) -> str:
+        of = [*([objective] if len(self.objectives) > 1 else []), *([pool] if pool else [])]
+        return capital(f"{text} ({', '.join(of)})" if of else text)
 
     def _x(self, ends: Sequence[float]) -> Any:
         low, high = min(ends) / 1.12, max(ends) * 1.12

@@ -12,12 +12,14 @@ from mimcore.scaling.covariate import Shifted, with_covariates
 from mimcore.scaling.estimate import Fit, Options, fit_law
 from mimcore.scaling.law import ScalingLaw
 from mimcore.scaling.observations import Observations
-from mimcore.scaling.table import POOL, Array
+from mimcore.scaling.table import POOL, Array, Run
 
 #: What the name of a pool's indicator starts with.
 PREFIX = "pool_"
 #: A slope that the others make up to this part of its length is no slope of its own; rounding is far below it.
 OWN_SLOPE = 1e-4
+#: What takes all pools for one.
+ALIKE = "set 'pools: alike' under 'fit' (for a table: leave 'pool' out of its mapping)"
 
 
 def levels(pools: Sequence[str | None]) -> tuple[str, ...]:
@@ -28,6 +30,14 @@ def levels(pools: Sequence[str | None]) -> tuple[str, ...]:
     """
     counts = Counter(pool for pool in pools if pool)
     return tuple(sorted(counts, key=lambda pool: (-counts[pool], pool)))
+
+
+def by_pool(runs: Sequence[Run]) -> dict[str | None, tuple[Run, ...]]:
+    """Runs of each pool, that with the most first; all of them under None where one is known. Of an unknown pool: of the first."""
+    pools = levels([run.pool for run in runs])
+    if not pools[1:]:
+        return {None: tuple(runs)}
+    return {pool: tuple(run for run in runs if (run.pool or pools[0]) == pool) for pool in pools}
 
 
 def levelled(rows: Observations) -> Observations:
@@ -44,26 +54,32 @@ def shifted_in(rows: Observations) -> tuple[str, ...]:
     return tuple(name.removeprefix(PREFIX) for name in rows.variables if name.startswith(PREFIX))
 
 
-def fit_levels(law: ScalingLaw, rows: Observations, options: Mapping[str, Any] | Options | None = None) -> Fit:
+def fit_levels(
+    law: ScalingLaw,
+    rows: Observations,
+    options: Mapping[str, Any] | Options | None = None,
+    covariates: Sequence[str] = (),
+) -> Fit:
     """Fit a law with a shift for each pool that has an indicator in the rows.
 
     Args:
         law: without shifts.
         rows: see ``levelled``; without indicators this is ``fit_law``.
         options: see ``estimate.Options``.
+        covariates: further variables of 0 and 1 that have a shift.
 
     Raises:
         UserError: rows that the law cannot be fitted to, or that cannot tell a pool's shift from the law itself.
     """
     pools = shifted_in(rows)
-    shifted = with_covariates(law, [PREFIX + pool for pool in pools])
+    shifted = with_covariates(law, list(dict.fromkeys((*covariates, *(PREFIX + pool for pool in pools)))))
     for pool in pools:
         inside = rows.variables[PREFIX + pool]
         if not inside.any() or inside.all():
             which = "no run" if not inside.any() else "no run but those"
             raise UserError(
                 f"{which} of pool '{pool}' is among these {len(rows)}, so that its level cannot be told; hold out fewer runs, "
-                "or set 'pools: alike' under 'fit' if all pools are of one level."
+                f"or {ALIKE} if all pools are of one level."
             )
     fit = fit_law(shifted, rows, options)
     for pool in untold(fit):
@@ -71,7 +87,7 @@ def fit_levels(law: ScalingLaw, rows: Observations, options: Mapping[str, Any] |
         raise UserError(
             f"the {runs} run{'s' if runs > 1 else ''} of pool '{pool}' cannot tell its level from what the law '{law.name}' says "
             "of scale: with the level free, the law would fit them whatever it were; make runs of that pool, or of the others, "
-            "on another number of images, or set 'pools: alike' under 'fit' if all pools are of one level."
+            f"on another number of images, or {ALIKE} if all pools are of one level."
         )
     return fit
 
@@ -85,6 +101,8 @@ def untold(fit: Fit) -> list[str]:
     own = len(fit.law.law.parameters)
     found = []
     for i, name in enumerate(fit.law.indicators):
+        if not name.startswith(PREFIX):
+            continue
         others = np.delete(slopes, own + i, axis=1)
         basis, values, _ = np.linalg.svd(others, full_matrices=False)
         basis = basis[:, values > 1e-6 * values[0]]

@@ -64,7 +64,7 @@ def report(
             "title": notes["title"],
             "scope": words.scope(rows),
             "answers": words.answers(rows, fitted),
-            "claims": fitted["diagnostics"]["claims"],
+            "claims": words.claims(fitted),
             "advice": _advice(outlooks, pace),
             "flags": words.flags(rows, fitted, notes, evidence.peak_rates(curves)),
             "headline": _headline(rows, fitted),
@@ -192,7 +192,7 @@ def _headline(rows: Sequence[Row], fitted: Mapping[str, Any]) -> dict[str, Any]:
         "floors": [floor_text(rows, measure) for measure in measures],
         "lines": [
             {
-                "setting": setting_label(line.setting, settings),
+                "setting": setting_label(line.setting, settings, line.pool),
                 "sizes": tuple(dict.fromkeys((count(line.smallest), count(line.largest)))),
                 "cells": [_ends(line, measure) for measure in measures],
                 "quiet": [_within_noise(line, measure, least) for measure in measures],
@@ -220,7 +220,7 @@ def _laws(rows: Sequence[Row], fitted: Mapping[str, Any]) -> list[dict[str, Any]
     for one in fitted["fits"]:
         setting = Setting(one["objective"], one["model"], one["schedule"])
         line: dict[str, Any] = {
-            "setting": setting_label(setting, settings) + (f" ({one['pool']})" if "pool" in one else ""),
+            "setting": setting_label(setting, settings, one.get("pool")),
             "quantity": one["quantity"] if one["task"] == "pretrain" else f"{one['task']}: {one['quantity']}",
             "note": one["note"],
             "fitted": one["fitted"],

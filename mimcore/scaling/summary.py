@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mimcore.scaling.numbers import measured, number
+from mimcore.scaling.pools import by_pool
 from mimcore.scaling.table import (
     PRETRAIN,
     Measure,
@@ -32,29 +33,38 @@ class Mean:
 
 @dataclass(frozen=True)
 class Line:
-    """One setting: its sizes, and the mean of each measure at the smallest and the largest of them."""
+    """One setting: its sizes, and the mean of each measure at the smallest and the largest of them.
+
+    ``pool`` is what the subsets are of where the study has several, each of which is a line; None where it has one.
+    """
 
     setting: Setting
+    pool: str | None
     smallest: int
     largest: int
     ends: dict[Measure, tuple[Mean, Mean] | None]
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:
-    """Summarise every setting of the study."""
+    """Summarise every setting of the study, on each pool by itself."""
     runs, measures = runs_of(rows), headlines_of(rows)
-    found = []
-    for setting in settings_of(runs):
-        of_setting = [run for run in runs if run.setting == setting]
-        smallest, largest = (end(run.unique_images for run in of_setting) for end in (min, max))
-        ends: dict[Measure, tuple[Mean, Mean] | None] = {}
-        for measure in measures:
-            first, last = (
-                mean([run for run in of_setting if run.unique_images == size], measure) for size in (smallest, largest)
-            )
-            ends[measure] = (first, last) if first and last else None
-        found.append(Line(setting, smallest, largest, ends))
-    return found
+    return [
+        _line(setting, pool, mine, measures)
+        for setting in settings_of(runs)
+        for pool, of in by_pool(runs).items()
+        if (mine := [run for run in of if run.setting == setting])
+    ]
+
+
+def _line(setting: Setting, pool: str | None, runs: Sequence[Run], measures: Sequence[Measure]) -> Line:
+    smallest, largest = (end(run.unique_images for run in runs) for end in (min, max))
+    ends: dict[Measure, tuple[Mean, Mean] | None] = {}
+    for measure in measures:
+        first, last = (
+            mean([run for run in runs if run.unique_images == size], measure) for size in (smallest, largest)
+        )
+        ends[measure] = (first, last) if first and last else None
+    return Line(setting, pool, smallest, largest, ends)
 
 
 def mean(runs: Sequence[Run], measure: Measure) -> Mean | None:
@@ -76,10 +86,10 @@ def label(measure: Measure) -> str:
     return f"{measure.task} {measure.metric}"
 
 
-def setting_label(setting: Setting, runs_or_settings: Sequence[Setting]) -> str:
-    """Name a setting by what tells it from the others: the objective only where there are several."""
+def setting_label(setting: Setting, runs_or_settings: Sequence[Setting], pool: str | None = None) -> str:
+    """Name a setting by what tells it from the others: the objective only where there are several, and the pool if it is given."""
     several = len({other.objective for other in runs_or_settings}) > 1
-    return " ".join(setting if several else setting[1:])
+    return " ".join(setting if several else setting[1:]) + (f" ({pool})" if pool else "")
 
 
 def floors(rows: Sequence[Row], measure: Measure) -> list[tuple[str, float]]:

@@ -103,10 +103,9 @@ def _laws(told: Mapping[str, Any]) -> Table:
 
 
 def _claims(told: Mapping[str, Any]) -> Table:
-    several = len({claim["objective"] for claim in told["claims"]}) > 1
     rows = [
         [
-            claim["claim"] + (f" ({claim['objective']})" if several and claim["objective"] else ""),
+            claim["claim"] + (f" ({claim['about']})" if claim["about"] else ""),
             claim["source"],
             claim["verdict"],
             claim["sentence"],

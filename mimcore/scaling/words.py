@@ -7,7 +7,18 @@ from mimcore.scaling.chosen import entries
 from mimcore.scaling.numbers import count, interval, number, short, signed
 from mimcore.scaling.pools import levels
 from mimcore.scaling.summary import Line, floors, label, lines, setting_label
-from mimcore.scaling.table import PRETRAIN, VAL_LOSS, Measure, Row, Run, Setting, headlines_of, runs_of, settings_of
+from mimcore.scaling.table import (
+    POOL,
+    PRETRAIN,
+    VAL_LOSS,
+    Measure,
+    Row,
+    Run,
+    Setting,
+    headlines_of,
+    runs_of,
+    settings_of,
+)
 
 #: Tasks from which on the answer speaks of all at once.
 MANY_TASKS = 4
@@ -54,13 +65,17 @@ def flags(
     settings = settings_of(runs_of(rows))
     for cell in diagnosed["overfitting"]["cells"]:
         if cell["val_loss_rose"]:
-            name = setting_label(_setting(cell), settings)
+            name = setting_label(_setting(cell), settings, cell.get(POOL))
             rise = number(cell["rise"]["estimate"], 2)
             found.append(
                 f"Over-fitting: the validation loss of {name} on {count(cell['unique_images'])} images ended {rise} "
                 "above its lowest value."
             )
-    wider = [setting_label(_setting(one), settings) for one in diagnosed["overfitting"]["settings"] if one["gap_wider"]]
+    wider = [
+        setting_label(_setting(one), settings, one.get(POOL))
+        for one in diagnosed["overfitting"]["settings"]
+        if one["gap_wider"]
+    ]
     if wider:
         found.append(
             "Memorising: the gap between unseen and seen images is wider on the smallest subset than on the largest "
@@ -81,6 +96,16 @@ def flags(
             "parameters."
         )
     return [*found, learning_rates(rates)]
+
+
+def claims(fitted: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The verdicts on claims, with ``about``: the objective and the pool where there are several; empty where one says all."""
+    found = fitted["diagnostics"]["claims"]
+    several = len({claim["objective"] for claim in found}) > 1
+    names = [(claim["objective"] if several else None, claim.get(POOL)) for claim in found]
+    return [
+        {**claim, "about": ", ".join(name for name in about if name)} for claim, about in zip(found, names, strict=True)
+    ]
 
 
 def hits(judged: Sequence[Mapping[str, Any]]) -> str:
@@ -129,16 +154,17 @@ def _loss_sentences(mine: Sequence[Line], summary: Sequence[Line]) -> list[str]:
         return []
     settings = [line.setting for line in summary]
     lower = [line for line, (small, large) in spans if large.value < small.value]
+    of_pools = " of each pool" if any(line.pool for line in summary) else ""
     line, (small, large) = max(spans, key=lambda span: (span[1][0].value - span[1][1].value) / span[1][0].value)
     share = 100 * (1 - large.value / small.value)
     where = f" of {mine[0].setting.objective}" if len({setting.objective for setting in settings}) > 1 else ""
     head = (
-        f"From the smallest to the largest subset, at the same number of images seen, the validation loss{where} falls "
+        f"From the smallest to the largest subset{of_pools}, at the same number of images seen, the validation loss{where} falls "
         f"in {len(lower)} of {len(spans)} settings"
     )
     if not lower:
         return [f"{head}."]
-    name = setting_label(line.setting, settings)
+    name = setting_label(line.setting, settings, line.pool)
     return [f"{head}, most for {name}: {number(small.value)} to {number(large.value)} ({share:.0f} % lower)."]
 
 
@@ -154,8 +180,9 @@ def _tasks_sentence(rows: Sequence[Row], tasks: Sequence[Measure]) -> str:
         pairs = [ends for line in summary if (ends := line.ends[measure]) and line.smallest < line.largest]
         gains = sum(sign * (large.value - small.value) > 0 for small, large in pairs)
         better += [measure.task] if gains * 2 > len(pairs) else []
+    of_pools = " of each pool" if any(line.pool for line in summary) else ""
     return (
-        f"The best run beats the highest floor in {len(beaten)} of {len(tasks)} tasks; from the smallest to the largest subset "
+        f"The best run beats the highest floor in {len(beaten)} of {len(tasks)} tasks; from the smallest to the largest subset{of_pools} "
         f"{len(better)} tasks get better in most settings."
     )
 
@@ -176,37 +203,42 @@ def _task_sentences(rows: Sequence[Row], measure: Measure) -> list[str]:
 
 
 def _forecasts(summary: Sequence[Line], fitted: Mapping[str, Any]) -> list[str]:
-    """What to expect of twice the data for the largest model and longest schedule, beside what longer training gave."""
+    """What to expect of twice the data for the largest model and longest schedule, beside what longer training gave.
+
+    Of several pools this is said of the one with the most runs.
+    """
     found = []
     settings = [line.setting for line in summary]
-    for line in {line.setting.objective: line for line in summary}.values():
-        one = next(o for o in fitted["fits"] if _setting(o) == line.setting and o["task"] == PRETRAIN)
+    for last in {line.setting.objective: line.setting for line in summary}.values():
+        one = next(o for o in fitted["fits"] if _setting(o) == last and o["task"] == PRETRAIN)
+        line = next(line for line in summary if line.setting == last and one.get(POOL) in (None, line.pool))
         now = one["points"][-1]["mean"]
-        of = f" of pool {one['pool']}" if "pool" in one else ""
+        of = f" of pool {line.pool}" if line.pool else ""
         if one["fitted"] and one["forecast"]["value"]:
             value, low, high = (one["forecast"][part][0] for part in ("value", "low", "high"))
             unsure = " (with too few runs for an interval)" if low is None else ""
             found.append(
                 f"With {count(one['forecast']['unique_images'][0])} images{of} the law expects a validation loss of "
-                f"{interval(value, low, high)}{unsure} of {setting_label(line.setting, settings)}; "
+                f"{interval(value, low, high)}{unsure} of {setting_label(last, settings)}; "
                 f"{count(one['points'][-1]['unique_images'])} images give {number(now)}."
             )
-        ends = line.ends[LOSS]  # the largest subset may be of another pool than the curve
-        found += _longer(line, summary, ends[1].value if of and ends else now)
+        found += _longer(line, summary, now)
     return found
 
 
 def _longer(line: Line, summary: Sequence[Line], now: float) -> list[str]:
     """What the longest schedule gave over the shortest, for one model on its largest subset."""
-    same = [o for o in summary if o.setting[:2] == line.setting[:2] and o.largest == line.largest]
+    alike = (line.setting[:2], line.pool, line.largest)
+    same = [other for other in summary if (other.setting[:2], other.pool, other.largest) == alike]
     measure = next(m for m in line.ends if m.task == PRETRAIN)
     shortest = same[0].ends[measure]
     if len(same) < 2 or shortest is None:
         return []
     gain = shortest[1].value - now
     change = "lowered" if gain > 0 else "raised"
+    of = f" of pool {line.pool}" if line.pool else ""
     return [
-        f"On {count(line.largest)} images, the {line.setting.schedule} schedule instead of the "
+        f"On {count(line.largest)} images{of}, the {line.setting.schedule} schedule instead of the "
         f"{same[0].setting.schedule} one {change} the validation loss of {line.setting.model} by {number(abs(gain))}."
     ]
 
@@ -241,7 +273,8 @@ def _pools(rows: Sequence[Row], fitted: Mapping[str, Any]) -> list[str]:
         return []
     found = [
         f"The subsets are of {len(pools)} pools ({_list(pools)}), whose losses may be of different levels: what differs between two "
-        "subsets of different pools is not their number of images alone. Laws have a level for each pool (the fit's option 'pools')."
+        "subsets of different pools is not their number of images alone. Laws have a level for each pool, and claims and tables compare "
+        "subsets of one (the fit's option 'pools')."
     ]
     for one in entries(fitted, LOSS):
         reasons = [law["reason"] for law in one["skipped"] if "cannot tell its level" in law["reason"]]
@@ -257,9 +290,7 @@ def _setting(one: Mapping[str, Any]) -> Setting:
 
 def _name(one: Mapping[str, Any], settings: Sequence[Setting]) -> str:
     measure = Measure(one["task"], one["metric"], one["higher_is_better"])
-    return f"{setting_label(_setting(one), settings)}, {label(measure)}" + (
-        f" ({one['pool']})" if "pool" in one else ""
-    )
+    return f"{setting_label(_setting(one), settings, one.get(POOL))}, {label(measure)}"
 
 
 def _plural(number_of: int, noun: str) -> str:

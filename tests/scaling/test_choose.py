@@ -221,13 +221,13 @@ def test_laws_of_images_alone_are_of_a_setting():
 
 def test_sizes_that_rose_are_left_out_of_a_setting_if_enough_remain():
     made = runs("model_data", models=MODELS[:1], seen=SEEN[:1])
-    found = choose(made, (LOSS,), {made[0].setting: frozenset({int(IMAGES[0])})}, Config(bootstrap=100))[
+    found = choose(made, (LOSS,), {made[0].setting: frozenset({(None, int(IMAGES[0]))})}, Config(bootstrap=100))[
         "pretrain val_loss"
     ]
     entry = next(one for one in found if one["scope"] == "setting")
     assert entry["left_out"] == [128000]
     assert entry["rows"]["unique_images"] == [int(n) for n in IMAGES[1:]]
-    gone = frozenset(int(n) for n in IMAGES[:3])
+    gone = frozenset((None, int(n)) for n in IMAGES[:3])
     found = choose(made, (LOSS,), {made[0].setting: gone}, Config(bootstrap=100))["pretrain val_loss"]
     assert next(one for one in found if one["scope"] == "setting")["left_out"] == []
 

@@ -280,3 +280,137 @@ def test_the_options_of_the_fit_take_claims():
     assert Config.model_validate({"claims": {}}).claims == {}
     with pytest.raises(UserError, match=r"fit\.claims\.mine\.words: required"):
         resolve(Config, {"claims": {"mine": {"kind": "overfits"}}}, "fit")
+
+
+#: Sizes of a further pool, all of them larger than those of the first.
+FURTHER = {"w8192": 8192, "w65536": 65536, "w524288": 524288}
+
+
+def of_two_pools(world, far, above=0.0, **options):
+    """Runs of one world on a pool ``near`` and of another on ``far``, whose scores and losses lie higher by ``above``."""
+    rows = [replace(row, pool="near") for row in table(world, **options)]
+    # The smallest subset of either pool is where its world begins.
+    sizes = {name: images // 128 for name, images in FURTHER.items()}
+    for row in table(far, **options, sizes=sizes):
+        value = row.value + (above if row.metric in ("top1", "val_loss", "seen_loss", "val_loss_minimum") else 0.0)
+        rows.append(replace(row, pool="far", value=value, unique_images=128 * row.unique_images))
+    return rows
+
+
+def without_pools(rows):
+    return [replace(row, pool=None) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("claim", "above"),
+    [
+        ({"kind": "improves_with_data"}, 0.5),
+        ({"kind": "improves_with_data", "margin": "1 %"}, 0.5),
+        ({"kind": "improves_with_data", "measure": "pretrain/val_loss"}, -0.5),
+        ({"kind": "better", "between": [{"subset": "smallest"}, {"subset": "largest"}]}, 0.5),
+        ({"kind": "rank_correlated", "margin": 0.3}, -0.5),
+    ],
+    ids=["score", "share", "loss", "ends", "rank"],
+)
+def test_what_a_pool_lies_higher_by_is_no_gain_of_more_images(claim, above):
+    """On either pool more images do harm, or the loss says the opposite of the task; all runs together look the other way round."""
+    world = World(per_data=-0.01, proxy=1.0) if claim["kind"] == "rank_correlated" else World(per_data=-0.01)
+    rows = of_two_pools(world, replace(world, salt=1), above)
+    if claim["kind"] == "rank_correlated":
+        # The further pool is better in the task and lower in the loss.
+        rows = [replace(r, value=r.value + 1) if (r.pool, r.metric) == ("far", "top1") else r for r in rows]
+    (wrong,) = judge(without_pools(rows), **claim)
+    assert wrong["verdict"] == "supported"
+    assert "pool" not in wrong
+    right = judge(rows, **claim)
+    assert [(one["pool"], one["verdict"]) for one in right] == [("far", "not supported"), ("near", "not supported")]
+
+
+@pytest.mark.parametrize(("claim", "holds", "fails"), CASES)
+def test_a_pool_is_judged_as_if_the_other_were_not_there(claim, holds, fails):
+    """Verdict, interval, sentence and settings of each pool are those of a study that has this pool alone."""
+    rows = of_two_pools(holds, replace(fails, salt=2), above=0.7)
+    found = judge(rows, **claim)
+    named = any(side == "n64" for side in claim.get("between", ()))
+    assert [one["pool"] for one in found] == (["near"] if named else ["far", "near"])
+    for one in found:
+        (alone,) = judge([row for row in rows if row.pool == one["pool"]], **claim)
+        assert one == {**alone, "pool": one["pool"]}
+
+
+def test_one_pool_is_as_none():
+    rows = table(World(per_data=0.01))
+    claim = {"kind": "improves_with_data", "at": {}}
+    assert judge([replace(row, pool="near") for row in rows], **claim) == judge(rows, **claim)
+
+
+def test_a_claim_may_be_of_one_pool():
+    rows = of_two_pools(World(per_data=0.02), World(per_data=-0.02))
+    claim = {"kind": "improves_with_data"}
+    for pool, verdict_of_it in (("near", "supported"), ("far", "not supported"), ("n*", "supported")):
+        (one,) = judge(rows, **claim, at={"objective": "mae", "pool": pool})
+        assert (one["pool"][0], one["verdict"]) == (pool[0], verdict_of_it)
+    # The words are of the pool: its own largest subset, not that of the study.
+    (one,) = judge(rows, kind="better", between=["mae", "simmim"], at={"pool": "near", "subset": "largest"})
+    assert {where["setting"].split()[1] for where in one["settings"]} == {"n4096"}
+    found = judge(rows, kind="better", between=["mae", "simmim"], at={"subset": "smallest"})
+    assert [{where["setting"].split()[1] for where in one["settings"]} for one in found] == [{"w8192"}, {"n64"}]
+
+
+def test_two_subsets_of_two_pools_are_compared_where_a_claim_names_them_but_not_their_losses():
+    rows = of_two_pools(World(), World(salt=1), above=0.03)
+    scores = {row.run: row.value for row in rows if row.metric == "top1"}
+    gains = [
+        np.mean(
+            [scores[f"mae-{m}-w8192-{t}-s{s}"] - scores[f"mae-{m}-n4096-{t}-s{s}"] for m in MODELS for t in LENGTHS]
+        )
+        for s in range(3)
+    ]
+    claim = {"kind": "better", "between": ["n4096", "w8192"]}
+    (one,) = judge(rows, **claim)
+    assert (one["verdict"], "pool" in one) == ("supported", False)
+    assert one["estimate"] == pytest.approx(np.mean(gains))
+    for kind in ("better", "improves_with_data", "gain_grows_with_length"):
+        (one,) = judge(rows, kind=kind, between=["n4096", "w8192"], measure="pretrain/val_loss")
+        assert (one["verdict"], one["estimate"]) == ("cannot tell", None)
+        assert one["sentence"].startswith("The two are of different pools (near and far), whose losses may be on other")
+        assert judge(without_pools(rows), kind=kind, between=["n4096", "w8192"], measure="pretrain/val_loss")[0][
+            "count"
+        ]
+    # How far a loss rises above its own lowest has nothing to do with other images.
+    (one,) = judge(rows, kind="overfits", between=["n64", "w8192"], measure="pretrain/val_loss")
+    assert one["estimate"] is not None
+
+
+def test_pools_that_cannot_tell_are_named():
+    rows = of_two_pools(World(per_data=0.02), World())
+    claim = {"kind": "improves_with_data"}
+    (one,) = judge([row for row in rows if row.subset in (*SIZES, "w8192")], **claim)
+    assert (one["pool"], one["verdict"]) == ("near", "supported")
+    assert one["sentence"].endswith(" Pool far cannot tell: it has no runs that could show it.")
+    (one,) = judge([row for row in rows if row.subset in ("n64", "w8192")], **claim)
+    assert (one["verdict"], one["estimate"], "pool" in one) == ("cannot tell", None, False)
+    assert one["sentence"] == (
+        "The study has no runs that could show it: none that differ in what is compared alone. Runs of different pools (far and "
+        "near) are not compared with each other."
+    )
+    (one,) = judge(rows, **claim, measure="segmentation/miou")
+    assert one["sentence"] == "The results have no segmentation/miou."
+    (one,) = judge(rows, kind="better", between=["n64", "n5120"])
+    assert "'n5120' is no name of this study" in one["sentence"]
+
+
+def test_a_pool_is_a_condition_and_no_side():
+    between = {"words": "As claimed.", "kind": "better", "between": [{"pool": "near"}, {"pool": "far"}]}
+    (one,) = problems(Claim, between, "it")
+    assert "'between' takes no pool; name the two subsets that are compared" in one
+    claim = {"words": "As claimed.", "kind": "improves_with_data", "at": {"pool": "nera"}}
+    known = {"subset": {"near", "n64"}, "pool": {"near", "far"}}
+    (one,) = mistakes(resolve(Claim, claim, "it"), known, {}, "it")
+    assert one == "it.at.pool: 'nera' is not in the study; did you mean 'near'?"
+    # A subset may be called as its pool.
+    claim = {"words": "As claimed.", "kind": "better", "between": ["n64", "near"]}
+    assert list(mistakes(resolve(Claim, claim, "it"), known, {}, "it")) == []
+    with pytest.raises(UserError, match=r"claims\.mine\.at\.pool: 'pools: alike' takes all pools for one"):
+        claim = {"words": "As claimed.", "kind": "improves_with_data", "at": {"pool": "near"}}
+        resolve(Config, {"pools": "alike", "claims": {"mine": claim}}, "fit")
