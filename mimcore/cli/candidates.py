@@ -70,10 +70,19 @@ def of_table(study: Study, path: Path, mapping: Path | None, fit: "Fit", made: s
 
     from mimcore.scaling.frontier import Price
     from mimcore.scaling.mapping import CANDIDATES_MAP, read_candidates, read_map
+    from mimcore.scaling.pools import PREFIX
 
-    variables, names = read_candidates(path, CANDIDATES_MAP if mapping is None else read_map(mapping))
+    meaning = CANDIDATES_MAP if mapping is None else read_map(mapping)
+    variables, names = read_candidates(path, meaning)
+    if meaning.pool is not None:
+        others = (v.name for v in fit.law.variables if v.name.startswith(PREFIX) and v.name not in variables)
+        variables |= {name: np.zeros(len(names)) for name in others}
     for variable in fit.law.variables:
         if variable.name not in variables:
+            if variable.name.startswith(PREFIX):
+                raise UserError(
+                    f"{path}: the runs that were made are of several pools; say by 'pool' in the mapping of which each of these is."
+                )
             raise UserError(
                 f"{path}: the law '{fit.law.name}' is in {variable.name}, which the mapping's 'variables' do not give."
             )

@@ -8,6 +8,7 @@ import typer
 
 from mimcore import layout
 from mimcore.cli.base import ANSWER, PARAMS, PREPARE, WORK, Params, app
+from mimcore.definition import nearest
 from mimcore.errors import UserError
 from mimcore.runs import Phase
 from mimcore.study import Study
@@ -41,11 +42,15 @@ def import_runs(
     from mimcore.scaling.import_runs import runs_from
     from mimcore.scaling.imported import rows_of, store
 
-    found = runs_from(table, mapping)
-    rows = rows_of(found, Study.read(params).runs, table)
+    study, found = Study.read(params), runs_from(table, mapping)
+    rows = rows_of(found, study.runs, table)
     before = store(layout.IMPORTED, found)
     instead = f", in place of {before}" if before else ""
     print(f"{layout.IMPORTED}: {len(found)} runs of {table.name}, {len(rows)} numbers{instead}. Next: dvc repro")
+    for pool in sorted({one["pool"] for one in found if "pool" in one} - set(study.definitions["pools"])):
+        print(
+            f"Pool '{pool}' is none of {study.file}; {nearest(pool, study.definitions['pools'])} Its runs have a level of their own."
+        )
 
 
 @app.command(rich_help_panel=WORK)

@@ -49,7 +49,7 @@ def collect(
 
     Raises:
         UserError: an artifact is missing, was made by another definition, or lacks a number; an imported run has the name of one
-            of the study's.
+            of the study's, or another pool than the study's subset of that name.
     """
     elsewhere = read_imported(imported)
     strangers = _with_pools(rows_of(elsewhere, study["runs"], imported), study["runs"])
@@ -168,9 +168,18 @@ def _pool(run: Mapping[str, Any]) -> str | None:
 
 
 def _with_pools(strangers: Iterable[Row], runs: Mapping[str, Any]) -> list[Row]:
-    """Imported rows with the pool of the study's subset of the same name, if it has one."""
+    """Imported rows with the pool of the study's subset of the same name, if it has one and theirs is not known."""
     pools = {run["coordinates"]["subset"]: _pool(run) for run in runs.values()}
-    return [replace(row, pool=pools.get(row.subset)) for row in strangers]
+    found = []
+    for row in strangers:
+        own = pools.get(row.subset) or row.pool
+        if row.pool not in (None, own):
+            raise UserError(
+                f"{row.run} is imported from {row.imported_from} as of pool '{row.pool}', and the study's subset '{row.subset}' is of "
+                f"'{own}'; correct 'pool' in its mapping or give its subset another name, and import it again."
+            )
+        found.append(replace(row, pool=own))
+    return found
 
 
 def _facts(folder: Path, metrics: Mapping[str, Any], coordinates: Mapping[str, str]) -> dict[str, Any]:

@@ -8,10 +8,9 @@ import numpy as np
 from mimcore import registry
 from mimcore.errors import UserError
 from mimcore.scaling.conditions import Mask
-from mimcore.scaling.covariate import with_covariates
-from mimcore.scaling.estimate import fit_law
 from mimcore.scaling.law import ScalingLaw, Variable
 from mimcore.scaling.observations import Observations
+from mimcore.scaling.pools import fit_levels
 from mimcore.scaling.table import Array
 
 
@@ -51,6 +50,8 @@ def split(observations: Observations, held_out: Mask, where: str) -> tuple[Obser
 def compare(train: Observations, test: Observations, covariates: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Every law that the table allows, best forecast first, each with its errors; laws that it does not, with the reason.
 
+    Each has a level for each pool that has an indicator in the rows (see ``pools.levelled``).
+
     Returns:
         mappings of ``law``, ``parameters`` (their number), ``rmse`` (of the rows fitted), ``rmse_holdout``; or ``law`` and
         ``not_fitted``.
@@ -58,14 +59,13 @@ def compare(train: Observations, test: Observations, covariates: Sequence[str] =
     found: list[tuple[float, dict[str, Any]]] = []
     refused = []
     for name in registry.names("law"):
-        law = with_covariates(registry.load("law", name).Law(), covariates)
         try:
-            fit = fit_law(law, train, {"bootstrap": 0})
+            fit = fit_levels(registry.load("law", name).Law(), train, {"bootstrap": 0}, covariates)
         except UserError as error:
             refused.append({"law": name, "not_fitted": str(error)})
             continue
         ahead = fit.rmse_on(test)
-        scores = {"law": name, "parameters": len(law.parameters), "rmse": fit.rmse, "rmse_holdout": ahead}
+        scores = {"law": name, "parameters": len(fit.law.parameters), "rmse": fit.rmse, "rmse_holdout": ahead}
         found.append((ahead, scores))
     return [*(scores for _, scores in sorted(found, key=lambda pair: pair[0])), *refused]
 

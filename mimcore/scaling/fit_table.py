@@ -9,11 +9,11 @@ import numpy as np
 from mimcore import artifacts, registry
 from mimcore.definition import resolve
 from mimcore.scaling.conditions import rows_where
-from mimcore.scaling.covariate import with_covariates
-from mimcore.scaling.estimate import Fit, Options, fit_law
+from mimcore.scaling.estimate import Fit, Options
 from mimcore.scaling.extrapolate import baselines, compare, split
 from mimcore.scaling.mapping import RESULTS_MAP, observe, read_map
 from mimcore.scaling.observations import Observations
+from mimcore.scaling.pools import fit_levels, levelled, shifts
 from mimcore.scaling.profile import profile_intervals
 
 
@@ -40,7 +40,8 @@ def fit_table(
 
     Returns:
         What the file holds: ``law``, ``parameters`` (value, interval of the refits, interval of the
-        profile likelihood or None, unit, and whether such data pin it down), ``r2`` and ``rmse`` of the
+        profile likelihood or None, unit, and whether such data pin it down), ``shifts`` (only of several pools: by which the metric
+        of each but the first lies above that of the first, ``value``, ``low``, ``high``), ``r2`` and ``rmse`` of the
         rows fitted, ``rmse_holdout`` with ``baselines`` and ``comparison`` (None without ``holdout``), ``predictions`` row by row, with
         the law's interval (``low``, ``high``) and that of a single run (``run_low``, ``run_high``).
 
@@ -49,14 +50,19 @@ def fit_table(
     """
     chosen = resolve(Options, options, "fit")
     meaning = RESULTS_MAP if mapping is None else read_map(mapping)
-    law = with_covariates(registry.load("law", law_name).Law(), meaning.covariates)
     rows = observe(table, meaning)
+    if mapping is None or meaning.pool is not None:
+        rows = levelled(rows)
     held_out = np.zeros(len(rows), dtype=bool)
     train, test = rows, None
     if holdout is not None:
         held_out = rows_where(holdout, rows.columns, "--holdout")
         train, test = split(rows, held_out, "--holdout")
-    fit = fit_law(law, train, chosen)
+    fit = fit_levels(registry.load("law", law_name).Law(), train, chosen, meaning.covariates)
+    law = fit.law
+    moved = {
+        pool: dict(zip(("value", "low", "high"), map(_known, by), strict=True)) for pool, by in shifts(fit).items()
+    }
     found = {
         "law": {"name": law.name, "formula": law.formula, "source": law.source},
         "metric": {"name": rows.name, "ceiling": rows.link.ceiling, "floor": rows.link.floor},
@@ -64,6 +70,7 @@ def fit_table(
         "holdout": holdout,
         "rows": len(train),
         "parameters": _parameters(fit),
+        **({"shifts": moved} if moved else {}),
         "huber_threshold": fit.delta if np.isfinite(fit.delta) else None,
         "residual_sd": fit.noise,
         "degrees_of_freedom": fit.freedom,

@@ -2,33 +2,20 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from mimcore.definition import Definition, nearest
 from mimcore.errors import UserError
 from mimcore.scaling.conditions import rows_where
 from mimcore.scaling.imported import COORDINATES, FACTS
-from mimcore.scaling.mapping import Column, read_columns, read_yaml, text, variable
-from mimcore.scaling.table import PRETRAIN, VAL_LOSS
+from mimcore.scaling.mapping import Column, Name, name_at, read_columns, read_yaml, variable
+from mimcore.scaling.table import POOL, PRETRAIN, VAL_LOSS
 
 EXAMPLE = "docs/examples/xie2023.import.yaml"
-
-
-class Coordinate(Definition):
-    """One part of a run's name: read off a column, or the same for all."""
-
-    column: str | None = None
-    value: str | None = None
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> Self:
-        if (self.column is None) == (self.value is None):
-            raise ValueError("give either 'column' or 'value'")
-        return self
 
 
 class Number(Definition):
@@ -48,7 +35,10 @@ class ImportMap(Definition):
     """A mapping file of ``import-runs``."""
 
     #: The five coordinates that name a run, as in ``params.yaml``.
-    coordinates: dict[str, Coordinate]
+    coordinates: dict[str, Name]
+    #: The pool that a run's subset is drawn from, by its name in ``params.yaml``. If not given, it is that of the study's subset of the
+    #: same name, and not known of any other.
+    pool: Name | None = None
     #: ``encoder_params``, ``unique_images``, ``images_seen`` and, if known, ``flops`` (of training).
     variables: dict[str, Column]
     #: Task to metric to column. ``pretrain: {val_loss: ...}`` must be among them.
@@ -111,7 +101,11 @@ def _check(meaning: ImportMap, mapping: Path) -> None:
 
 def _columns(meaning: ImportMap) -> list[str]:
     return [
-        *(one.column for one in meaning.coordinates.values() if one.column is not None),
+        *(
+            one.column
+            for one in (*meaning.coordinates.values(), meaning.pool)
+            if one is not None and one.column is not None
+        ),
         *(one.column for one in meaning.variables.values()),
         *(one.column for metrics in meaning.metrics.values() for one in metrics.values()),
     ]
@@ -136,17 +130,24 @@ def _add(
     facts = {name: variable(name, column, columns, table) for name, column in meaning.variables.items()}
     metrics = variable(f"{task} {metric}", Column(column=spec.column, scale=spec.scale), columns, table)
     for i, value in enumerate(metrics):
-        about = {name: _coordinate(name, one, columns, i, table) for name, one in meaning.coordinates.items()}
+        about = {name: name_at(name, one, columns, i, table) for name, one in meaning.coordinates.items()}
         run = "-".join(about[name] for name in COORDINATES)
         one: dict[str, Any] = {"run": run, "file": "", "digest": "", **about, "flops": None}
         for name in FACTS:
             if name in facts:
                 fact = _finite(facts[name][i], f"{table}: {name} of {run}", positive=True)
                 one[name] = fact if name == "flops" else round(fact)
+        if meaning.pool is not None:
+            one[POOL] = name_at(POOL, meaning.pool, columns, i, table)
         known = found.setdefault(run, {**one, "values": []})
         for name in FACTS:
             if known[name] != one[name]:
                 raise UserError(f"{table}: {name} of {run} is {known[name]} in one row and {one[name]} in another.")
+        if known.get(POOL) != one.get(POOL):
+            raise UserError(
+                f"{table}: {run} is of pool '{known[POOL]}' in one row and of '{one[POOL]}' in another; give the subsets of each pool "
+                "names of their own."
+            )
         if any((at["task"], at["metric"]) == (task, metric) for at in known["values"]):
             raise UserError(
                 f"{table}: two rows give {task} {metric} of {run}; name a coordinate that tells them apart, such as the seed."
@@ -164,16 +165,6 @@ def _add(
                 "headline": spec.headline,
             }
         )
-
-
-def _coordinate(name: str, spec: Coordinate, columns: dict[str, NDArray[Any]], i: int, table: Path) -> str:
-    if spec.column is None:
-        return str(spec.value)
-    value = columns[spec.column][i]
-    found = "" if isinstance(value, float) and np.isnan(value) else text(value).strip()
-    if not found:
-        raise UserError(f"{table}: column '{spec.column}' is empty in row {i + 1}, and is a run's {name}; fill it in.")
-    return found
 
 
 def _finite(value: float, where: str, positive: bool = False) -> float:

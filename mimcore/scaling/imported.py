@@ -7,13 +7,14 @@ from typing import Any
 
 from mimcore import artifacts
 from mimcore.errors import UserError
-from mimcore.scaling.table import IMPORTED, Row
+from mimcore.scaling.table import IMPORTED, POOL, Row
 
 COORDINATES = ("objective", "model", "subset", "schedule", "seed")
 #: Facts of a run; ``flops`` may be null, as few tables state them.
 FACTS = ("unique_images", "images_seen", "encoder_params", "flops")
 VALUE = ("task", "metric", "value", "standard_error", "higher_is_better", "headline")
-#: What the file says of a run: its name, the table that it is from and that table's digest, and a list of its numbers.
+#: What the file says of a run: its name, the table that it is from and that table's digest, and a list of its numbers. Its pool
+#: stands there as well where the mapping gave it.
 FIELDS = ("run", "file", "digest", *COORDINATES, *FACTS, "values")
 
 
@@ -26,9 +27,13 @@ def read_imported(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = artifacts.read_json(path)
-    if not isinstance(found, list) or any(not isinstance(one, dict) or set(one) != set(FIELDS) for one in found):
+    if not isinstance(found, list) or any(
+        not isinstance(one, dict) or set(one) - {POOL} != set(FIELDS) for one in found
+    ):
         raise UserError(f"{path} is no list of imported runs; restore it from git, or write [] into it.")
     for one in found:
+        if POOL in one and not (isinstance(one[POOL], str) and one[POOL]):
+            raise UserError(f"{path}: the pool of {one['run']} is no name; import {one['file']} again.")
         for name in FACTS:
             if not (name == "flops" and one[name] is None):
                 _positive(one[name], f"{path}: {name} of {one['run']}")
@@ -79,7 +84,7 @@ def rows_of(imported: Iterable[Mapping[str, Any]], study: Iterable[str], path: P
                 f"{path}: {one['run']} (from {one['file']}) is also a run of the study; give the imported one another seed in "
                 "its mapping, or leave it out."
             )
-        about = {name: one[name] for name in ("run", *COORDINATES, *FACTS)}
+        about = {name: one[name] for name in ("run", *COORDINATES, *FACTS)} | {POOL: one.get(POOL)}
         found += [
             Row(kind="run", **about, **value, source=IMPORTED, imported_from=one["file"]) for value in one["values"]
         ]

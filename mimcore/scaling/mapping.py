@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +11,14 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mimcore.definition import D, Definition, nearest, resolve
 from mimcore.errors import UserError
 from mimcore.scaling.conditions import rows_where
 from mimcore.scaling.observations import Link, Observations, check_numbers
-from mimcore.scaling.table import Array
+from mimcore.scaling.pools import PREFIX
+from mimcore.scaling.table import POOL, Array
 
 
 class Column(Definition):
@@ -30,6 +31,27 @@ class Column(Definition):
     values: dict[str, float] | None = None
     #: The number of every text that ``values`` does not name; without it such a text is refused.
     otherwise: float | None = None
+
+
+class Name(Definition):
+    """How a name is read off a column, or the same for all rows."""
+
+    column: str | None = None
+    value: str | None = Field(None, min_length=1)
+    #: Names for the texts of the column, which is the name itself without them.
+    values: dict[str, str] | None = None
+    #: The name of every text that ``values`` does not name; without it such a text is refused.
+    otherwise: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.column is None) == (self.value is None):
+            raise ValueError("give either 'column' or 'value'")
+        if self.values is not None and self.column is None:
+            raise ValueError("'values' are names for the texts of a 'column'")
+        if self.otherwise is not None and self.values is None:
+            raise ValueError("'otherwise' is for texts that 'values' does not name; give 'values'")
+        return self
 
 
 class Metric(Definition):
@@ -52,6 +74,8 @@ class Map(Definition):
     variables: dict[str, Column] = Field(min_length=1)
     #: Variables of 0 and 1 by which the metric differs by a constant, whatever the law.
     covariates: tuple[str, ...] = ()
+    #: The pool that a row's images are of: every law has a level for each, as the laws of a study do; one level if not given.
+    pool: Name | None = None
     #: Which rows are meant, as a condition on the columns; all of them if not given.
     rows: str | None = None
     #: Columns that name a row.
@@ -142,6 +166,8 @@ def observe(path: Path, mapping: Map) -> Observations:
     metric = columns[mapping.metric.column]
     if metric.dtype.kind != "f":
         raise UserError(f"{path}: column '{mapping.metric.column}' is the metric, but holds text.")
+    if mapping.pool is not None:
+        columns[POOL] = _pools(mapping.pool, columns, path)
     link = Link(mapping.metric.ceiling, mapping.metric.floor)
     return Observations(variables, metric, labels, mapping.metric.name, link, {**variables, **columns})
 
@@ -149,10 +175,12 @@ def observe(path: Path, mapping: Map) -> Observations:
 def read_candidates(path: Path, mapping: Map) -> tuple[dict[str, Array], tuple[str, ...]]:
     """Read runs that could be made: variables and labels, by the same mapping; its metric is not looked for.
 
+    Where it gives their pool, each that is named has a variable of 0 and 1, as in ``pools.levelled``.
+
     Raises:
         UserError: a column is missing, a number is missing, not finite or not positive, or two rows have one label.
     """
-    _, variables, labels = _rows(path, mapping, [])
+    columns, variables, labels = _rows(path, mapping, [])
     for name, values in variables.items():
         if name not in mapping.covariates:
             check_numbers(name, values, labels, positive=True)
@@ -161,6 +189,9 @@ def read_candidates(path: Path, mapping: Map) -> tuple[dict[str, Array], tuple[s
             raise UserError(
                 f"{path}: {times} rows are called '{label}'; name columns that tell them apart under 'labels'."
             )
+    if mapping.pool is not None:
+        pools = _pools(mapping.pool, columns, path)
+        variables |= {PREFIX + pool: np.asarray(pools == pool, dtype=np.float64) for pool in dict.fromkeys(pools)}
     return variables, labels
 
 
@@ -169,7 +200,8 @@ def _rows(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Array], tuple[str, ...]]:
     """Columns, variables and labels of the rows that a mapping describes."""
     columns = read_columns(path)
-    for name in [*needed, *mapping.labels, *(column.column for column in mapping.variables.values())]:
+    of_pool = [mapping.pool.column] if mapping.pool is not None and mapping.pool.column is not None else []
+    for name in [*needed, *mapping.labels, *of_pool, *(column.column for column in mapping.variables.values())]:
         if name not in columns:
             raise UserError(f"{path} has no column '{name}', which the mapping names; {nearest(name, columns)}")
     if mapping.rows is not None:
@@ -204,6 +236,31 @@ def variable(name: str, spec: Column, columns: dict[str, NDArray[Any]], path: Pa
             raise UserError(f"variables.{name}.values gives no number for '{value}'; {nearest(value, spec.values)}")
         found.append(number * spec.scale)
     return np.array(found, dtype=np.float64)
+
+
+def name_at(what: str, spec: Name, columns: dict[str, NDArray[Any]], row: int, path: Path) -> str:
+    """Read a name of one row.
+
+    Raises:
+        UserError: its cell is empty, or a text that has no name.
+    """
+    if spec.column is None:
+        return str(spec.value)
+    value = columns[spec.column][row]
+    found = "" if isinstance(value, float) and np.isnan(value) else text(value).strip()
+    if not found:
+        raise UserError(f"{path}: column '{spec.column}' is empty in row {row + 1}, and is a run's {what}; fill it in.")
+    if spec.values is None:
+        return found
+    name = spec.values.get(found, spec.otherwise)
+    if not name:
+        raise UserError(f"{path}: the 'values' of {what} give no name for '{found}'; {nearest(found, spec.values)}")
+    return name
+
+
+def _pools(spec: Name, columns: dict[str, NDArray[Any]], path: Path) -> NDArray[Any]:
+    rows = range(len(next(iter(columns.values()))))
+    return np.array([name_at(POOL, spec, columns, row, path) for row in rows], dtype=object)
 
 
 def _column(column: Any) -> NDArray[Any]:
