@@ -323,6 +323,55 @@ def test_candidates_from_a_table(study: Study) -> None:
     assert "mae-w256-n4096-long-s0" in extra
 
 
+def test_candidates_of_a_table_have_the_level_of_their_pool(two_pools: Study) -> None:
+    collect(two_pools, [name for name in two_pools.runs if "w128-n16384-" not in name])
+    lines = [
+        "mae-w256-n16384-long-s0,1.2,16384,327680,other",
+        "mae-w256-n16384-short-s0,1.2,16384,20480,other",
+    ]
+    Path("runs.csv").write_text("\n".join(["name,params_m,images,seen,of", *lines, ""]))
+    Path("map.yaml").write_text(f"{CANDIDATES_MAP}pool: {{column: of}}\n")
+    table = ["--candidates", "runs.csv", "--map", "map.yaml", "--budget", "1e20", "--write"]
+    run("advise", *table)
+    forecasts = {one["run"]: one for one in read_forecasts(layout.FORECASTS)}
+    again = Study.read(Path("params.yaml"))
+    for name, one in forecasts.items():
+        assert one["value"] == pytest.approx(loss(again, name) + 0.1, abs=0.03)
+    assert forecasts
+    # All of the first pool, so that the column names no other.
+    Path("runs.csv").write_text("name,params_m,images,seen,of\nmae-w256-n4096-long-s0,1.2,4096,327680,digits\n")
+    assert advice(*table[:-1])["runs"][0]["run"] == "mae-w256-n4096-long-s0"
+    Path("map.yaml").write_text(CANDIDATES_MAP)
+    with pytest.raises(UserError, match=r"runs.csv: the runs that were made are of several pools; say by 'pool'"):
+        run("advise", *table)
+
+
+def test_an_imported_pool_that_the_study_does_not_have_is_pointed_out(study: Study) -> None:
+    Path("theirs.csv").write_text("model,subset,params,images,seen,loss,of\nw99,k9,9e6,1000,20480,0.5,digit\n")
+    Path("map.yaml").write_text(
+        "coordinates: {objective: {value: mae}, model: {column: model}, subset: {column: subset}, schedule: {value: short}, "
+        "seed: {value: s0}}\npool: {column: of}\nvariables: {encoder_params: {column: params}, unique_images: {column: images}, "
+        "images_seen: {column: seen}}\nmetrics: {pretrain: {val_loss: {column: loss}}}\n"
+    )
+    said = run("import-runs", "theirs.csv", "--map", "map.yaml").splitlines()
+    assert said[0].startswith("imported.json: 1 runs of theirs.csv")
+    assert said[1:] == [
+        "Pool 'digit' is none of params.yaml; did you mean 'digits'? Its runs have a level of their own."
+    ]
+    Path("theirs.csv").write_text(Path("theirs.csv").read_text().replace(",digit\n", ",digits\n"))
+    assert len(run("import-runs", "theirs.csv", "--map", "map.yaml").splitlines()) == 1
+
+
+def test_a_claim_of_a_pool_that_the_study_does_not_have_is_pointed_out(two_pools: Study) -> None:
+    claim = "{kind: improves_with_data, words: More., at: {pool: digit}}"
+    text = Path("params.yaml").read_text().replace("fit: {bootstrap: 100}", f"fit: {{claims: {{more: {claim}}}}}")
+    Path("params.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"fit.claims.more.at.pool: 'digit' is not in the study; did you mean 'digits'"):
+        Study.read(Path("params.yaml")).check()
+    Path("params.yaml").write_text(text.replace("pool: digit}}", "pool: digits}}"))
+    Study.read(Path("params.yaml")).check()
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -79,6 +79,10 @@ def of_table(study: Study, path: Path, mapping: Path | None, fit: "Fit", made: s
         variables |= {name: np.zeros(len(names)) for name in others}
     for variable in fit.law.variables:
         if variable.name not in variables:
+            if variable.name.startswith(PREFIX):
+                raise UserError(
+                    f"{path}: the runs that were made are of several pools; say by 'pool' in the mapping of which each of these is."
+                )
             raise UserError(
                 f"{path}: the law '{fit.law.name}' is in {variable.name}, which the mapping's 'variables' do not give."
             )

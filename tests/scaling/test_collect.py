@@ -83,6 +83,17 @@ def test_a_run_has_the_pool_of_its_subset_and_so_has_an_imported_one(tmp_path, s
     assert pools[RUN] == "near"
     assert pools["mae-tiny-n65536-long-s0"] == pools["mae-huge-n65536-long-s0"] == "far"
     assert pools["mae-huge-n3-long-s0"] is None
+    # What the mapping said of an unknown subset holds; of one of the study's it must be what the study says.
+    (tmp_path / "imported.json").write_text(json.dumps([elsewhere[0], {**elsewhere[1], "pool": "third"}]))
+    collect(study, tmp_path, tmp_path / "results", tmp_path / "imported.json")
+    rows = read_results(tmp_path / "results" / "results.parquet")
+    assert {run.pool for run in runs_of(rows, imported=True) if run.source == "imported"} == {"far", "third"}
+    (tmp_path / "imported.json").write_text(json.dumps([{**elsewhere[0], "pool": "near"}]))
+    with pytest.raises(
+        UserError,
+        match=r"from theirs.csv as of pool 'near', and the study's subset 'n65536' is of 'far'; correct 'pool'",
+    ):
+        collect(study, tmp_path, tmp_path / "results", tmp_path / "imported.json")
 
 
 def test_the_minimum_of_the_validation_loss_is_read_off_the_curve(tmp_path, study):

@@ -122,6 +122,86 @@ def test_what_is_missing_is_said(table, column, value, sentence):
     assert sentence in str(refused.value)
 
 
+POOL_OF = "pool: {column: kind, values: {crawled: web}, otherwise: photos}\n"
+
+
+@pytest.fixture
+def two_pools(table):
+    """The same table with the kind of images that each run was made on."""
+    pyarrow.csv.write_csv(pa.table({**ROWS, "kind": ["taken", "crawled", "taken"]}), table)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("pool", "names"),
+    [
+        (POOL_OF, ["photos", "web"]),
+        ("pool: {column: kind}\n", ["taken", "crawled"]),
+        ("pool: {value: photos}\n", ["photos", "photos"]),
+        ("", [None, None]),
+    ],
+)
+def test_the_pool_of_a_run_is_read_by_the_mapping(two_pools, pool, names):
+    path = two_pools.parent / "map.yaml"
+    path.write_text(MAPPING + pool)
+    found = runs_from(two_pools, path)
+    assert [one.get("pool") for one in found] == names
+    assert [one["run"] for one in found] == ["mae-huge-1024-long-s0", "mae-huge-4096-long-s0"]
+    store(two_pools.parent / "imported.json", found)
+    again = read_imported(two_pools.parent / "imported.json")
+    assert [run.pool for run in runs_of(rows_of(again, (), path), imported=True)] == names
+
+
+def test_other_names_can_be_given_to_any_coordinate(two_pools):
+    path = two_pools.parent / "map.yaml"
+    path.write_text(
+        MAPPING.replace("subset: {column: images}", "subset: {column: images, values: {'1024': n1024}, otherwise: all}")
+    )
+    assert [one["subset"] for one in runs_from(two_pools, path)] == ["n1024", "all"]
+
+
+@pytest.mark.parametrize(
+    ("pool", "sentence"),
+    [
+        ("pool: {column: kin}", "has no column 'kin', which the mapping names; did you mean 'kind'?"),
+        ("pool: photos", "pool: "),
+        ("pool: {}", "pool: give either 'column' or 'value'"),
+        ("pool: {column: kind, value: web}", "pool: give either 'column' or 'value'"),
+        ("pool: {value: web, values: {taken: web}}", "'values' are names for the texts of a 'column'"),
+        ("pool: {column: kind, otherwise: web}", "'otherwise' is for texts that 'values' does not name; give 'values'"),
+        ("pool: {column: kind, values: {crawling: web}}", "the 'values' of pool give no name for 'taken'; known: crawling."),
+        ("pool: {column: nothing}", "column 'nothing' is empty in row 1, and is a run's pool; fill it in"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_pool_is_said(two_pools, pool, sentence):
+    path = two_pools.parent / "map.yaml"
+    path.write_text(f"{MAPPING}{pool}\n")
+    pyarrow.csv.write_csv(pa.table({**ROWS, "kind": ["taken", "crawled", "taken"], "nothing": ["", "", ""]}), two_pools)
+    with pytest.raises(UserError) as refused:
+        runs_from(two_pools, path)
+    assert sentence in str(refused.value)
+
+
+def test_one_run_is_of_one_pool(two_pools):
+    rows = {**ROWS, "images": [1024, 1024, 8192], "kind": ["taken", "crawled", "taken"]}
+    pyarrow.csv.write_csv(pa.table(rows), two_pools)
+    path = two_pools.parent / "map.yaml"
+    path.write_text(MAPPING + POOL_OF)
+    with pytest.raises(UserError) as refused:
+        runs_from(two_pools, path)
+    assert str(refused.value).endswith(
+        "mae-huge-1024-long-s0 is of pool 'photos' in one row and of 'web' in another; give the subsets of each pool names of their own."
+    )
+
+
+def test_a_pool_that_is_no_name_is_refused(two_pools):
+    path = two_pools.parent / "imported.json"
+    (two_pools.parent / "map.yaml").write_text(MAPPING + POOL_OF)
+    store(path, [{**one, "pool": None} for one in runs_from(two_pools, two_pools.parent / "map.yaml")])
+    with pytest.raises(UserError, match=r"the pool of mae-huge-1024-long-s0 is no name; import theirs.csv again"):
+        read_imported(path)
+
+
 @pytest.fixture
 def collected(tmp_path, table):
     """A study with four runs of its own, and the two imported ones."""
@@ -195,6 +275,10 @@ def test_the_63_runs_can_be_imported():
     found = runs_from(XIE, ROOT / "docs" / "examples" / "xie2023.import.yaml")
     assert len(found) == 63
     assert all([v["metric"] for v in one["values"]] == ["val_loss", "top1"] for one in found)
+    # Twelve cells of the released table are on ImageNet-22K: four models at three lengths.
+    pools = [one["pool"] for one in found]
+    assert {name: pools.count(name) for name in pools} == {"in1k": 51, "in22k": 12}
+    assert {one["subset"] for one in found if one["pool"] == "in22k"} == {"ImageNet-22K"}
     runs = runs_of(rows_of(found, (), XIE), imported=True)
     assert len({run.setting for run in runs}) == 5 * 3
     assert {run.values["finetune", "top1"] < 1 for run in runs} == {True}

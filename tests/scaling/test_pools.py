@@ -5,10 +5,13 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from known_laws import law_of
+from test_fit_table import MAP
 from test_import_runs import XIE
 
 from mimcore.definition import resolve
@@ -16,13 +19,17 @@ from mimcore.errors import UserError
 from mimcore.scaling.choose import choose
 from mimcore.scaling.fit import fit
 from mimcore.scaling.fit_options import Config
+from mimcore.scaling.fit_table import fit_table
+from mimcore.scaling.import_runs import runs_from
+from mimcore.scaling.imported import rows_of as rows_of_imported
 from mimcore.scaling.judge import splits
+from mimcore.scaling.mapping import read_candidates, read_map
 from mimcore.scaling.next_runs import next_runs
 from mimcore.scaling.outlook import LOSS as ASKED
 from mimcore.scaling.outlook import Asked, divide, outlook
 from mimcore.scaling.pools import at_pool, fit_levels, levelled, levels, shifts
 from mimcore.scaling.rows import AXES, observations
-from mimcore.scaling.table import Measure, Row, Run, Setting, read_results, write_results
+from mimcore.scaling.table import Measure, Row, Run, Setting, read_results, runs_of, write_results
 from mimcore.scaling.words import levels_of
 
 LOSS, TOP1 = Measure("pretrain", "val_loss", False), Measure("linear", "top1", True)
@@ -310,6 +317,147 @@ def test_the_stage_fits_curves_of_one_pool_and_can_be_told_that_all_are_alike(tm
 def test_a_wrong_option_is_a_sentence():
     with pytest.raises(UserError, match=r"fit\.pools: input should be 'shifted' or 'alike' \(got 'apart'\)\."):
         resolve(Config, {"pools": "apart"}, "fit")
+
+
+IMPORT = """
+coordinates: {objective: {value: mae}, model: {column: model}, subset: {column: subset}, schedule: {value: long}, seed: {value: s0}}
+variables: {encoder_params: {column: params}, unique_images: {column: images}, images_seen: {column: seen}}
+metrics: {pretrain: {val_loss: {column: loss}}}
+"""
+TABLE = """
+metric: {column: loss, name: val_loss}
+variables: {encoder_params: {column: params}, unique_images: {column: images}, further: {column: at, values: {web: 1}, otherwise: 0}}
+"""
+#: Pools as somebody else's table has them.
+AT = {"near": "photos", "far": "web"}
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """Somebody's table of the runs of a known law, whose further pool lies 0.05 higher."""
+    made = runs(0.05, seed=1)
+    columns = {
+        "model": [run.setting.model for run in made],
+        "subset": [run.subset for run in made],
+        "params": [run.encoder_params for run in made],
+        "images": [run.unique_images for run in made],
+        "seen": [run.images_seen for run in made],
+        "loss": [run.values[LOSS[:2]] for run in made],
+        "at": [AT[run.pool] for run in made],
+    }
+    pyarrow.csv.write_csv(pa.table(columns), tmp_path / "theirs.csv")
+    return tmp_path / "theirs.csv"
+
+
+def test_imported_runs_are_told_apart_by_their_pool(theirs):
+    path = theirs.parent / "map.yaml"
+    path.write_text(IMPORT + "pool: {column: at, values: {photos: near, web: far}}\n")
+    imported = runs_of(rows_of_imported(runs_from(theirs, path), (), path), imported=True)
+    entry = chosen(imported)
+    by = entry["candidates"][0]["shifts"]["far"]
+    assert entry["pools"] == ["near", "far"]
+    assert by["low"] < 0.05 < by["high"]
+    assert by["value"] == pytest.approx(chosen(runs(0.05, seed=1))["candidates"][0]["shifts"]["far"]["value"], rel=1e-4)
+    path.write_text(IMPORT)
+    as_one = chosen(runs_of(rows_of_imported(runs_from(theirs, path), (), path), imported=True))["candidates"][0]
+    assert "shifts" not in as_one
+    assert as_one["rmse"] > 5 * entry["candidates"][0]["rmse"]
+
+
+def test_a_table_has_the_level_that_the_study_has(theirs, tmp_path):
+    """A pool in the mapping, a covariate of 0 and 1 and the runs of a study come to one law; a score moves the other way."""
+    options = {"bootstrap": 200, "confidence": 0.95}
+    ways = {"pool": "pool: {column: at}\n", "covariate": "covariates: [further]\n", "neither": ""}
+    found = {}
+    for way, text in ways.items():
+        (tmp_path / "map.yaml").write_text(TABLE + text)
+        found[way] = fit_table(
+            theirs, "model_data", tmp_path / "f.json", mapping=tmp_path / "map.yaml", holdout=None, options=options
+        )
+    by = found["pool"]["shifts"]["web"]
+    assert by["low"] < 0.05 < by["high"]
+    in_study = chosen(runs(0.05, seed=1))["candidates"][0]
+    assert by["value"] == pytest.approx(in_study["shifts"]["far"]["value"], rel=1e-4)
+    assert found["pool"]["r2"] == pytest.approx(in_study["r2"], rel=1e-6)
+    assert found["pool"]["parameters"]["shift_pool_web"]["value"] == by["value"]
+    assert found["pool"]["law"]["formula"].endswith(" + shift_pool_web * pool_web")
+    assert found["covariate"]["parameters"]["shift_further"]["value"] == pytest.approx(by["value"], rel=1e-6)
+    assert found["covariate"]["rmse"] == pytest.approx(found["pool"]["rmse"], rel=1e-6)
+    assert found["neither"]["rmse"] > 5 * found["pool"]["rmse"]
+    assert not {"shifts"} & {*found["covariate"], *found["neither"]}
+    score = "metric: {column: loss, name: score, higher_is_better: true, ceiling: 1}"
+    (tmp_path / "map.yaml").write_text(TABLE.replace("metric: {column: loss, name: val_loss}", score) + ways["pool"])
+    pyarrow.csv.write_csv(turned(theirs), theirs)
+    moved = fit_table(
+        theirs, "model_data", tmp_path / "f.json", mapping=tmp_path / "map.yaml", holdout=None, options=options
+    )
+    assert moved["shifts"]["web"]["value"] == pytest.approx(-by["value"], rel=1e-4)
+
+
+def turned(path):
+    """The table with a score in the place of its loss."""
+    table = pyarrow.csv.read_csv(path)
+    scores = pa.array([1 - value for value in table["loss"].to_pylist()])
+    return table.set_column(table.column_names.index("loss"), "loss", scores)
+
+
+def test_results_of_a_study_have_levels_without_a_mapping(tmp_path):
+    table = tmp_path / "results.parquet"
+    made = runs(0.05, seed=1)
+    write_results(table, rows_of(made))
+    holdout = "unique_images == 1600000 or unique_images == 6400000"
+    found = fit_table(
+        table, "model_data", tmp_path / "f.json", mapping=None, holdout=holdout, options={"bootstrap": 100}
+    )
+    assert found["shifts"].keys() == {"far"}
+    assert found["shifts"]["far"]["value"] == pytest.approx(0.05, abs=0.02)
+    assert found["comparison"][0]["rmse_holdout"] == pytest.approx(
+        min(one["rmse_holdout"] for one in found["comparison"] if "rmse_holdout" in one)
+    )
+    (own,) = (one for one in found["comparison"] if one["law"] == "model_data")
+    assert own["rmse_holdout"] == pytest.approx(found["rmse_holdout"], rel=1e-4)
+    write_results(table, rows_of(without_pools(made)))
+    as_one = fit_table(
+        table, "model_data", tmp_path / "f.json", mapping=None, holdout=holdout, options={"bootstrap": 0}
+    )
+    assert "shifts" not in as_one
+    assert as_one["rmse_holdout"] > 2 * found["rmse_holdout"]
+    write_results(table, rows_of(made))
+    with pytest.raises(UserError, match=r"no run of pool 'far' is among these 12, so that its level cannot be told"):
+        fit_table(
+            table, "model_data", tmp_path / "f.json", mapping=None, holdout="pool == 'far'", options={"bootstrap": 0}
+        )
+
+
+def test_what_is_wrong_with_the_pool_of_a_table_is_said(theirs, tmp_path):
+    (tmp_path / "map.yaml").write_text(TABLE + "pool: {column: att}\n")
+    with pytest.raises(UserError, match=r"has no column 'att', which the mapping names; did you mean 'at'"):
+        fit_table(theirs, "model_data", tmp_path / "f.json", mapping=tmp_path / "map.yaml", holdout=None, options={})
+    (tmp_path / "map.yaml").write_text(TABLE + "pool: at\n")
+    with pytest.raises(UserError, match=r"map\.yaml\.pool: "):
+        fit_table(theirs, "model_data", tmp_path / "f.json", mapping=tmp_path / "map.yaml", holdout=None, options={})
+
+
+def test_candidates_of_a_table_may_name_their_pool(theirs, tmp_path):
+    (tmp_path / "map.yaml").write_text(TABLE + "labels: [model, subset]\npool: {column: at}\ncovariates: [further]\n")
+    variables, labels = read_candidates(theirs, read_map(tmp_path / "map.yaml"))
+    assert variables["pool_web"].tolist() == ["far" in label for label in labels]
+    assert variables["pool_photos"].tolist() == ["near" in label for label in labels]
+
+
+@pytest.mark.skipif(not XIE.is_file(), reason="the published table is not part of the package")
+def test_a_pool_and_a_covariate_say_the_same_of_the_published_runs(tmp_path):
+    text = MAP.read_text(encoding="utf-8")
+    assert "covariates: [shifted]" in text
+    pool = "pool: {column: data, values: {ImageNet-22K: in22k}, otherwise: in1k}"
+    (tmp_path / "map.yaml").write_text(text.replace("covariates: [shifted]", pool))
+    one, two = (
+        fit_table(XIE, "repetition", tmp_path / "f.json", mapping=of, holdout=None, options={"bootstrap": 0})
+        for of in (MAP, tmp_path / "map.yaml")
+    )
+    assert two["shifts"]["in22k"]["value"] == pytest.approx(0.0048, abs=0.0001)
+    assert two["shifts"]["in22k"]["value"] == pytest.approx(one["parameters"]["shift_shifted"]["value"], rel=1e-3)
+    assert two["r2"] == pytest.approx(one["r2"], abs=1e-6)
 
 
 @pytest.mark.skipif(not XIE.is_file(), reason="the published table is not part of the package")

@@ -132,6 +132,12 @@ def test_subsets_of_two_pools_have_levels_of_their_own(whole_study, tmp_path):
     assert drawn == {("short", "home"), ("short", "wide"), ("long", "home"), ("long", "wide")}
     assert "small long (home)" in text
     assert "small long (wide)" in text
+    assert "| tiny short (home) | 1,024 → 8,192 |" in text
+    assert "| tiny short (wide) | 4,096 → 32,768 |" in text
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for pool in ("home", "wide"):
+        assert f"at a fixed number of images seen. ({pool}) |" in text
+        assert f"</span> <strong>{pool}</strong>" in page
 
 
 def test_phases_and_imported_runs_stand_apart(whole_study, tmp_path):
