@@ -112,10 +112,17 @@ def check(law: ScalingLaw, observations: Observations) -> None:
     if len(y) < 2 or np.ptp(y) <= 1e-12 * y.max():
         raise UserError(
             f"{observations.name} is the same in all {len(y)} rows: there is nothing that a law could explain."
+            if len(y) != 1
+            else f"one row of {observations.name} is no table that a law could be fitted to; add runs."
         )
     for variable in law.variables:
         values = observations.variables[variable.name]
-        if variable.scales and np.ptp(values) == 0:
+        if np.ptp(values) == 0 and not variable.scales:
+            raise UserError(
+                f"{variable.name} is {values[0]:g} in every row that is fitted, so that the law '{law.name}' cannot tell its shift; "
+                "leave it out of 'covariates', or hold out other rows."
+            )
+        if np.ptp(values) == 0:
             raise UserError(
                 f"{variable.name} is {values[0]:g} in every row, so that the law '{law.name}' cannot tell what it does; "
                 "add runs that differ in it, or choose a law without it."
