@@ -97,12 +97,14 @@ RESULTS_MAP = Map.model_validate(
 CANDIDATES_MAP = RESULTS_MAP.model_copy(update={"rows": None})
 
 
-def read_map(path: Path) -> Map:
-    """Read a mapping file.
+def read_map(path: Path | Map) -> Map:
+    """Read a mapping file; a mapping is taken as it is.
 
     Raises:
         UserError: it is missing, no YAML, or wrong; every mistake with its path.
     """
+    if isinstance(path, Map):
+        return path
     found = read_yaml(path, Map, "docs/examples/xie2023.map.yaml")
     if found.metric.higher_is_better != (found.metric.ceiling is not None):
         raise UserError(

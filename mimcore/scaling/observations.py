@@ -33,6 +33,13 @@ class Link:
         with np.errstate(divide="ignore"):
             return np.asarray((self.ceiling - metric) / (metric - self.floor))
 
+    def told(self, name: str) -> str:
+        """Write the quantity of a metric of this name."""
+        if self.ceiling is None:
+            return name
+        rest = f"{self.ceiling:g} - {name}"
+        return rest if self.floor is None else f"({rest}) / ({name} - {self.floor:g})"
+
     def metric(self, quantity: Array) -> Array:
         """Return the metric of a quantity."""
         if self.ceiling is None:
@@ -92,8 +99,8 @@ def check(law: ScalingLaw, observations: Observations) -> None:
     for variable in law.variables:
         if variable.name not in observations.variables:
             raise UserError(
-                f"the law '{law.name}' is in {variable.name}, which the table does not give: name a column for it under "
-                "'variables' in the mapping, or choose another law."
+                f"the law '{law.name}' is in {variable.name}, which the table does not give: name a column for it, under "
+                f"'variables' in the mapping or by --column {variable.name}=COLUMN, or choose another law."
             )
         check_numbers(variable.name, observations.variables[variable.name], observations.labels, variable.scales)
     check_numbers(observations.name, observations.metric, observations.labels, positive=False)

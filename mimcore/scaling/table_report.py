@@ -51,7 +51,13 @@ def write(
         for section in sections:
             for figure in section.figures:
                 figure.save(folder)
-        told = {"title": title, "law": found["law"], "answers": _answers(found), "parameters": _parameters(found)}
+        told = {
+            "title": title,
+            "law": found["law"],
+            "quantity": found["metric"]["quantity"],
+            "answers": _answers(found),
+            "parameters": _parameters(found),
+        }
         text = page({**told, "rows": _rows(found, fit)}, sections, "table.html.j2")
         (folder / "report.html").write_text(text, encoding="utf-8")
 

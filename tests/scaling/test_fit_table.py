@@ -79,6 +79,52 @@ def test_the_command_line_fits_a_table(table):
     assert parquet["rmse_holdout"] is None
 
 
+def test_a_mapping_on_the_command_line_is_the_same_as_in_a_file(table):
+    options = ["--law", "chinchilla", "--bootstrap", "0", "--holdout", "params_m > 500"]
+    columns = ["--column", "encoder_params=params_m*1e6", "--column", "images_seen = seen", "--metric", "loss"]
+    where = {"file": ["--map", str(table / "map.yaml")], "options": [*columns, "--rows", "kind == 'ours'"]}
+    for name, meaning in where.items():
+        arguments = ["fit", str(table / "runs.csv"), *options, *meaning, "--out", str(table / f"{name}.json")]
+        found = CliRunner().invoke(app, arguments)
+        assert found.exit_code == 0, found.output
+    by_file, by_options = (json.loads((table / f"{name}.json").read_text()) for name in where)
+    for key in ("parameters", "r2", "rmse_holdout", "comparison"):
+        assert by_file[key] == by_options[key]
+
+
+def test_of_a_score_the_law_is_of_what_is_missing_to_the_ceiling(tmp_path):
+    """Three points leave nothing to judge a law of three parameters by, and it is said."""
+    n = np.array([1e3, 1e4, 1e5])
+    pyarrow.csv.write_csv(pa.table({"n": n, "top1": 90 - 3e3 * n**-0.7}), tmp_path / "runs.csv")
+    options = ["--metric", "top1", "--ceiling", "100", "--column", "unique_images=n", "--law", "power"]
+    found = CliRunner().invoke(app, ["fit", str(tmp_path / "runs.csv"), *options, "--out", str(tmp_path / "f.json")])
+    assert "power: 100 - top1 = floor + amplitude * unique_images ** -exponent" in found.output
+    assert "as many parameters as rows" in found.output
+    written = json.loads((tmp_path / "f.json").read_text())
+    assert written["metric"]["quantity"] == "100 - top1"
+    assert written["parameters"]["floor"]["value"] == pytest.approx(10, rel=1e-3)
+    assert written["parameters"]["exponent"]["value"] == pytest.approx(0.7, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "is no table of a study's results; say what its columns mean by --map MAP.yaml, or by --metric COLUMN"),
+        (["--metric", "loss"], "takes both --metric COLUMN and --column NAME=COLUMN"),
+        (["--column", "images_seen=seen"], "takes both --metric COLUMN and --column NAME=COLUMN"),
+        (["--metric", "loss", "--column", "seen"], "--column: 'seen' names no variable and its column"),
+        (["--metric", "loss", "--column", "n=seen*-2"], "the factor of 'n=seen*-2' must be above 0"),
+        (["--metric", "loss", "--column", "images_seen=sen"], "has no column 'sen', which the mapping names; did you mean 'seen'?"),
+        (["--metric", "loss", "--map", "map.yaml"], "both say what columns mean; give one of them"),
+    ],
+)  # fmt: skip
+def test_a_wrong_mapping_on_the_command_line_is_refused_in_a_sentence(table, options, sentence):
+    arguments = ["fit", str(table / "runs.csv"), "--law", "chinchilla", "--out", str(table / "f.json"), *options]
+    found = CliRunner().invoke(app, arguments)
+    assert isinstance(found.exception, UserError)
+    assert sentence in str(found.exception)
+
+
 def test_baselines_are_what_they_say(table):
     found = fit_table(
         table / "runs.csv", "chinchilla", table / "f.json", mapping=table / "map.yaml", holdout="params_m > 500", options={"bootstrap": 0}
