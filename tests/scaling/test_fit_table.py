@@ -178,6 +178,8 @@ def test_a_wrong_mapping_is_refused_in_a_sentence(table, change, sentence):
         ("name == 3", "holds text; put the value in quotes"),
         ("params_m >", "is no condition (invalid syntax)"),
         ("__import__('os').system('true') == 0", "must be a column, a comparison and a value"),
+        ("Model Size > 3", "a column whose name is no word stands between backticks"),
+        ("`Model Size` > 3", "--holdout: the table has no column 'Model Size'"),
         ("params_m", "is no comparison of a column with a value"),
         ("params_m > 1e9", "holds out no row of 20"),
         ("params_m > 0", "holds out every row of 20"),
@@ -193,11 +195,13 @@ def test_a_wrong_holdout_is_refused_in_a_sentence(table, holdout, sentence):
 
 def test_conditions_join():
     columns = {"n": np.array([1.0, 2.0, 3.0, np.nan]), "t": np.array(["a", "b", "a", ""], dtype=object)}
+    columns["Model Size"] = columns["n"] * 10
     for text, kept in {
         "n >= 2": [0, 1, 1, 0],
         "n < 3 and t == 'a'": [1, 0, 0, 0],
         "not (n == 1 or t == 'b')": [0, 0, 1, 1],
         "n > -1 and t != ''": [1, 1, 1, 0],
+        "`Model Size` > 10 and `t` == 'a' and not `Model Size` == 20": [0, 0, 1, 0],
     }.items():
         assert rows_where(text, columns, "here").tolist() == [bool(one) for one in kept], text
 
