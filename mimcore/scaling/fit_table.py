@@ -15,6 +15,7 @@ from mimcore.scaling.mapping import RESULTS_MAP, Map, observe, read_map
 from mimcore.scaling.observations import Observations
 from mimcore.scaling.pools import fit_levels, levelled, shifts
 from mimcore.scaling.profile import profile_intervals
+from mimcore.scaling.table_diagnostics import diagnose, sentences, task_of
 
 
 def fit_table(
@@ -43,8 +44,9 @@ def fit_table(
         What the file holds: ``law``, ``parameters`` (value, interval of the refits, interval of the
         profile likelihood or None, unit, and whether such data pin it down), ``shifts`` (only of several pools: by which the metric
         of each but the first lies above that of the first, ``value``, ``low``, ``high``), ``r2`` and ``rmse`` of the
-        rows fitted, ``rmse_holdout`` with ``baselines`` and ``comparison`` (None without ``holdout``), ``predictions`` row by row, with
-        the law's interval (``low``, ``high``) and that of a single run (``run_low``, ``run_high``).
+        rows fitted, ``rmse_holdout`` with ``baselines`` and ``comparison`` (None without ``holdout``), ``overfitting`` and
+        ``proxy`` (see ``table_diagnostics``), ``predictions`` row by row, with the law's interval (``low``, ``high``) and that of
+        a single run (``run_low``, ``run_high``).
 
     Raises:
         UserError: anything that is wrong with the table, the mapping, the condition, an option or the law.
@@ -64,6 +66,7 @@ def fit_table(
     moved = {
         pool: dict(zip(("value", "low", "high"), map(_known, by), strict=True)) for pool, by in shifts(fit).items()
     }
+    task = task_of(table, meaning, rows)
     found = {
         "law": {"name": law.name, "formula": law.formula, "source": law.source},
         "metric": {
@@ -85,13 +88,14 @@ def fit_table(
         "rmse_holdout": None if test is None else fit.rmse_on(test),
         "baselines": None if test is None else baselines(law, train, test),
         "comparison": None if test is None else compare(train, test, meaning.covariates),
+        **diagnose(rows, task, meaning.task, chosen),
         "predictions": _predictions(fit, rows, held_out),
     }
     artifacts.write_json(output, found)
     if report is not None:
         from mimcore.scaling import table_report
 
-        table_report.write(fit, rows, held_out, found, f"{rows.name} in {table.name}", report)
+        table_report.write(fit, rows, held_out, task, found, f"{rows.name} in {table.name}", report)
     return found
 
 
@@ -156,4 +160,4 @@ def summary(found: Mapping[str, Any]) -> str:
         interval = "" if one["low"] is None else f" [{one['low']:.4g}, {one['high']:.4g}]"
         unit = "" if one["unit"] == "1" else f" {one['unit']}"
         lines.append(f"  {name} {one['value']:.4g}{interval}{unit}{'' if one['identifiable'] else ', not pinned down'}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *sentences(found)])

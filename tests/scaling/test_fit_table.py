@@ -223,6 +223,103 @@ def test_the_63_runs(tmp_path, holdout, rows, limit):
         assert found["rmse_holdout"] < 0.5 * min(found["baselines"].values())
 
 
+@pytest.mark.skipif(not XIE.is_file(), reason="the published table is not beside the checkout")
+def test_the_63_runs_say_which_cells_over_fitted_and_how_loss_and_accuracy_correlate(tmp_path):
+    arguments = ["fit", str(XIE), "--map", str(MAP), "--law", "repetition", "--bootstrap", "500"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "f.json")])
+    assert (
+        "The val_loss of 8 of 21 cells is higher at their longest than at their shortest; in 3 of these top1"
+        in done.output
+    )
+    found = json.loads((tmp_path / "f.json").read_text())
+    rose = [one for one in found["overfitting"] if one["loss_rose"]]
+    assert len(rose) == 8
+    assert [one["cell"] for one in rose if not one["task_fell"]] == [
+        "SwinV2-Small, ImageNet-1K 10%, 500000",
+        "SwinV2-Base, ImageNet-1K 20%, 500000",
+        "SwinV2-Huge, ImageNet-1K 50%, 500000",
+    ]
+    for part, value, count in (("all", -0.786, 63), ("whole", -0.954, 27)):
+        one = found["proxy"]["parts"][part]["pearson"]
+        assert one["estimate"] == pytest.approx(value, abs=5e-4)
+        assert one["count"] == count
+        assert one["low"] < value < one["high"] < 0
+    assert found["proxy"]["parts"]["without over-fitted"]["pearson"]["count"] == 63 - 3 * 8
+
+
+LOSSES = """model,epochs,n,what,value
+a,1,10,loss,0.5
+a,4,10,loss,0.6
+b,1,40,loss,0.45
+b,4,40,loss,0.4
+c,1,90,loss,0.42
+c,4,90,loss,0.35
+a,1,10,error,0.30
+b,1,40,error,0.20
+c,1,90,error,0.18
+c,4,90,error,0.11
+b,4,40,error,0.25
+a,4,10,error,0.28
+"""
+LOSSES_MAP = """
+metric: {column: value, name: loss}
+rows: what == 'loss'
+labels: [model, epochs]
+variables:
+  encoder_params: {column: n}
+  images_seen: {column: epochs}
+task: {column: value, name: error, higher_is_better: false, rows: what == 'error'}
+"""
+
+
+def diagnosed(folder, table=LOSSES, mapping=LOSSES_MAP):
+    (folder / "runs.csv").write_text(table)
+    (folder / "map.yaml").write_text(mapping)
+    return fit_table(
+        folder / "runs.csv", "chinchilla", folder / "f.json", mapping=folder / "map.yaml", holdout=None, options={}
+    )
+
+
+def test_a_loss_and_its_task_are_paired_by_label(tmp_path):
+    found = diagnosed(tmp_path)
+    cells = {one["cell"]: one for one in found["overfitting"]}
+    assert list(cells) == ["a, 4", "b, 4", "c, 4"]
+    assert [cells[name]["loss_rose"] for name in cells] == [True, False, False]
+    # The error of 'a' went down, that of 'b' up: less is better.
+    assert [cells[name]["task_fell"] for name in cells] == [False, True, False]
+    loss, error = [0.5, 0.6, 0.45, 0.4, 0.42, 0.35], [0.30, 0.28, 0.20, 0.25, 0.18, 0.11]
+    told = found["proxy"]["parts"]
+    assert told["all"]["pearson"]["estimate"] == pytest.approx(np.corrcoef(loss, error)[0, 1])
+    assert told["without over-fitted"]["pearson"]["count"] == 4
+
+
+def test_a_task_of_the_same_row_needs_no_labels(tmp_path):
+    table = "n,seen,loss,top1\n1,1,0.9,10\n1,2,0.8,20\n2,1,0.7,25\n2,2,0.6,40\n4,1,0.5,41\n4,2,0.45,60\n"
+    mapping = "{metric: {column: loss}, variables: {encoder_params: {column: n}, images_seen: {column: seen}}, task: {column: top1}}"
+    found = diagnosed(tmp_path, table, mapping)
+    expected = np.corrcoef([0.9, 0.8, 0.7, 0.6, 0.5, 0.45], [10, 20, 25, 40, 41, 60])[0, 1]
+    assert found["proxy"]["parts"]["all"]["pearson"]["estimate"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("table", "mapping", "sentence"),
+    [
+        (("c,4,90,error,0.11\n", ""), None, "task: no row with error is called 'c, 4'; name columns under 'labels'"),
+        (("error,0.11", "error,"), None, "error of 'c, 4' is no finite number; mend or leave out that row"),
+        (None, (", epochs", ""), "task: two rows are called 'a', so that losses and error cannot be told to belong together"),
+        (None, ("rows: what == 'error'", "rows: what == 'eror'"), "no row meets the mapping's condition"),
+        (None, ("'error'}", "'error', parts: {few: n > 50}}"), "task.parts.few: 'n > 50' leaves 2 rows, too few to correlate"),
+        (None, ("'error'}", "'error', parts: {few: m > 50}}"), "task.parts.few: the table has no column 'm'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_task_is_refused_in_a_sentence(tmp_path, table, mapping, sentence):
+    changed = [text.replace(*change) if change else text for text, change in ((LOSSES, table), (LOSSES_MAP, mapping))]
+    assert changed != [LOSSES, LOSSES_MAP]
+    with pytest.raises(UserError) as refused:
+        diagnosed(tmp_path, *changed)
+    assert sentence in str(refused.value)
+
+
 def test_a_studys_own_results_need_no_mapping(whole_study, tmp_path):
     table = whole_study / "results" / "results.parquet"
     found = fit_table(
