@@ -63,7 +63,7 @@ class Replay:
         seed, order = task
         meaning = read_map(MAP)
         rows = observe(self.table, meaning)
-        law = with_covariates(registry.load("law", self.law).Law(), meaning.covariates)
+        law = registry.load("law", self.law).Law()
         giant = rows.variables["encoder_params"] > 1e9
         grid, giants, costs = rows.only(~giant), rows.only(giant), self.costs
         random = np.random.default_rng(seed)
@@ -71,7 +71,9 @@ class Replay:
         shuffled = list(random.permutation(len(costs)))
         found = []
         while True:
-            fit = fit_law(law, grid.only(np.array(made)), {"bootstrap": REFITS if order == "advised" else 0})
+            here = grid.only(np.array(made))
+            told = [name for name in meaning.covariates if np.ptp(here.variables[name])]
+            fit = fit_law(with_covariates(law, told), here, {"bootstrap": REFITS if order == "advised" else 0})
             found.append((float(costs[made].sum()), fit.rmse_on(giants)))
             left = np.array([run for run in range(len(costs)) if run not in made], dtype=int)
             if not len(left):

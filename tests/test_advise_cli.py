@@ -185,6 +185,13 @@ def test_what_cannot_be_advised_is_said(study: Study) -> None:
             run("advise", *arguments)
 
 
+@pytest.mark.parametrize("verb", ["advise", "forecast"])
+def test_without_a_run_it_is_said_what_to_do(study: Study, verb: str) -> None:
+    (layout.RESULTS / "results.parquet").unlink()
+    with pytest.raises(UserError, match=r"results.parquet is missing, .* make some with 'dvc repro'"):
+        run(verb)
+
+
 def advice(*arguments: str) -> dict[str, Any]:
     run("advise", *arguments, "--json", "advice.json")
     found: dict[str, Any] = json.loads(Path("advice.json").read_text())

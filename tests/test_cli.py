@@ -43,6 +43,10 @@ VERBS = {
     "fit": [
         "table",
         "--map",
+        "--metric",
+        "--column",
+        "--rows",
+        "--ceiling",
         "--law",
         "--holdout",
         "--out",

@@ -144,7 +144,12 @@ def _fit(study: Study, law: str | None, objective: str) -> "tuple[Fit, set[str]]
     from mimcore.scaling.pools import levelled
     from mimcore.scaling.table import POOL
 
-    rows = observe(layout.RESULTS / "results.parquet", RESULTS_MAP)
+    results = layout.RESULTS / "results.parquet"
+    if not results.is_file():
+        raise UserError(
+            f"{results} is missing, and a law is fitted to runs that were made; make some with 'dvc repro'."
+        )
+    rows = observe(results, RESULTS_MAP)
     if resolve(Config, study.fit, "fit").pools == "alike":
         rows.columns.pop(POOL, None)
     made = {str(name) for name in rows.columns["run"]}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from mimcore.definition import nearest
 from mimcore.errors import UserError
 from mimcore.runs import Phase
 from mimcore.study import Study
+
+if TYPE_CHECKING:
+    from mimcore.scaling.mapping import Map
 
 
 @app.command(rich_help_panel=WORK)
@@ -59,6 +62,22 @@ def fit(
         Path | None, typer.Argument(help="A CSV or Parquet table to fit one law to; without it, the study's results.")
     ] = None,
     mapping: Annotated[Path | None, typer.Option("--map", help="What the table's columns mean (YAML).")] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="Instead of --map: the column of what is to be explained.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            help="Instead of --map: a variable of the law and its column, such as encoder_params=params_m*1e6; one option for each.",
+        ),
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option("--rows", help="With --column: which rows are meant, such as \"data == 'mine'\".")
+    ] = None,
+    ceiling: Annotated[
+        float | None, typer.Option("--ceiling", help="With --column: the best value, where more is better.")
+    ] = None,
     law: Annotated[str | None, typer.Option(help="The law: a file of mimcore/scaling/laws.")] = None,
     holdout: Annotated[
         str | None, typer.Option(help="Rows to forecast instead of fitting them, such as 'params_m > 1000'.")
@@ -77,9 +96,10 @@ def fit(
     from mimcore.scaling.fit import fit as work
 
     if table is None:
-        if mapping or law or holdout or out or report:
+        if mapping or metric or column or law or holdout or out or report:
             raise UserError(
-                "--map, --law, --holdout, --out and --report are for a table: mimcore fit TABLE --law NAME --out FIT.json."
+                "--map, --metric, --column, --law, --holdout, --out and --report are for a table: mimcore fit TABLE --law NAME "
+                "--out FIT.json."
             )
         found = work(layout.RESULTS / "results.parquet", Study.read(params).fit, layout.FIT)
         print(*sentences(found["laws"]), sep="\n")
@@ -87,12 +107,33 @@ def fit(
     if law is None or out is None:
         raise UserError("mimcore fit TABLE needs --law NAME and --out FIT.json.")
     options = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
-    _fit_table(table, mapping, law, holdout, out, report, options)
+    _fit_table(table, _meaning(table, mapping, metric, column or [], rows, ceiling), law, holdout, out, report, options)
+
+
+def _meaning(
+    table: Path, mapping: Path | None, metric: str | None, columns: list[str], rows: str | None, ceiling: float | None
+) -> "Path | Map | None":
+    """What a table's columns mean: by a file, by options, or, if it is a study's results, as known."""
+    from mimcore.scaling.columns import mapping_of
+    from mimcore.scaling.mapping import RESULTS_MAP, read_columns
+
+    if metric is not None or columns or rows is not None or ceiling is not None:
+        if mapping is not None:
+            raise UserError(
+                "--map and --metric, --column, --rows, --ceiling both say what columns mean; give one of them."
+            )
+        return mapping_of(metric, columns, rows, ceiling)
+    if mapping is None and not {*RESULTS_MAP.labels, RESULTS_MAP.metric.column} <= read_columns(table).keys():
+        raise UserError(
+            f"{table} is no table of a study's results; say what its columns mean by --map MAP.yaml, or by --metric COLUMN and "
+            "--column NAME=COLUMN."
+        )
+    return mapping
 
 
 def _fit_table(
     table: Path,
-    mapping: Path | None,
+    mapping: "Path | Map | None",
     law: str,
     holdout: str | None,
     out: Path,

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 #: What each verb's process loads before it works.
 LOADS = {
     "check": "mimcore.models.encoder, mimcore.scaling.fit, mimcore.training.schedule",
+    "modules": "mimcore.modules",
     "index": "mimcore.data.index",
     "sample": "mimcore.sampling.draw",
     "examples": "mimcore.sampling.examples",

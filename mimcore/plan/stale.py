@@ -24,10 +24,14 @@ def stale(stages: Sequence[Stage]) -> list[Stage]:
     return spread(stages, set(json.loads(done.stdout or "{}")))
 
 
+#: Stages whose output is the same whatever they look at: what comes after them does not run again for it.
+THE_SAME = {"check"}
+
+
 def spread(stages: Sequence[Stage], changed: set[str]) -> list[Stage]:
-    """Those that are ``changed``, or come after one that is."""
+    """Those that are ``changed``, or come after one that is and whose output may be another for it."""
     found: dict[str, Stage] = {}
     for stage in stages:
-        if stage.name in changed or any(name in found for name in stage.after):
+        if stage.name in changed or any(name in found and name not in THE_SAME for name in stage.after):
             found[stage.name] = stage
     return list(found.values())

@@ -2,6 +2,7 @@
 
 import ast
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
+#: A name between backticks, and what stands for it while the condition is parsed.
+QUOTED, STANDS_FOR = r"`([^`]+)`", "_quoted_"
 EXAMPLE = "params_m > 1000 and data == 'ImageNet-1K'"
 
 
@@ -28,7 +31,7 @@ def rows_where(expression: str, columns: Mapping[str, NDArray[Any]], where: str)
     """Mark the rows ``(N,)`` that meet a condition.
 
     A condition compares a column with a number or a quoted text by ``< <= > >= == !=``; ``and``, ``or``, ``not`` and
-    parentheses join them. Text is only equal or not.
+    parentheses join them. Text is only equal or not. A column whose name is no word stands between backticks.
 
     Args:
         expression: the condition.
@@ -38,12 +41,18 @@ def rows_where(expression: str, columns: Mapping[str, NDArray[Any]], where: str)
     Raises:
         UserError: it is no condition, names an unknown column, or compares text with a number.
     """
+    quoted = list(dict.fromkeys(re.findall(QUOTED, expression)))
+    words = re.sub(QUOTED, lambda found: f"{STANDS_FOR}{quoted.index(found[1])}", expression)
     try:
-        tree = ast.parse(expression.strip(), mode="eval").body
+        tree = ast.parse(words.strip(), mode="eval").body
     except SyntaxError as error:
         raise UserError(
-            f"{where}: '{expression}' is no condition ({error.msg}); write one such as {EXAMPLE}."
+            f"{where}: '{expression}' is no condition ({error.msg}); write one such as {EXAMPLE}; a column whose name is no word "
+            "stands between backticks."
         ) from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id.startswith(STANDS_FOR):
+            node.id = quoted[int(node.id.removeprefix(STANDS_FOR))]
     return _mask(tree, columns, where)
 
 

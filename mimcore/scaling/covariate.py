@@ -18,18 +18,20 @@ class Shifted(ScalingLaw):
     def __init__(self, law: ScalingLaw, indicators: Sequence[str]) -> None:
         self.law = law
         self.indicators = tuple(indicators)
+        # What a formula's names stand for comes after its first comma.
+        value, comma, where = law.formula.partition(", ")
         # The class variables of a law, here of one that is made: names of instances hide those of the class.
         extra = tuple(Parameter(f"shift_{name}", "value", -5, 5, log=False, of_value=True) for name in indicators)
-        for name, value in {
+        for name, own in {
             "name": law.name,
-            "formula": " + ".join([law.formula, *(f"shift_{name} * {name}" for name in indicators)]),
+            "formula": " + ".join([value, *(f"shift_{name} * {name}" for name in indicators)]) + comma + where,
             "source": law.source,
             "variables": (*law.variables, *(Variable(name, "0 or 1", scales=False) for name in indicators)),
             "parameters": (*law.parameters, *extra),
             "huber": law.huber,
             "together": law.together,
         }.items():
-            setattr(self, name, value)
+            setattr(self, name, own)
 
     def predict(self, parameters: Numbers, variables: Variables) -> Numbers:
         """See ``ScalingLaw``."""

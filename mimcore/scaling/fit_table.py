@@ -11,10 +11,11 @@ from mimcore.definition import resolve
 from mimcore.scaling.conditions import rows_where
 from mimcore.scaling.estimate import Fit, Options
 from mimcore.scaling.extrapolate import baselines, compare, split
-from mimcore.scaling.mapping import RESULTS_MAP, observe, read_map
+from mimcore.scaling.mapping import RESULTS_MAP, Map, observe, read_map
 from mimcore.scaling.observations import Observations
 from mimcore.scaling.pools import fit_levels, levelled, shifts
 from mimcore.scaling.profile import profile_intervals
+from mimcore.scaling.table_diagnostics import diagnose, sentences, task_of
 
 
 def fit_table(
@@ -22,7 +23,7 @@ def fit_table(
     law_name: str,
     output: Path,
     *,
-    mapping: Path | None,
+    mapping: Path | Map | None,
     holdout: str | None,
     options: Mapping[str, Any],
     report: Path | None = None,
@@ -33,7 +34,8 @@ def fit_table(
         table: CSV or Parquet.
         law_name: a module of ``mimcore/scaling/laws``.
         output: the JSON file to write.
-        mapping: what the columns mean; without it the table is a study's ``results.parquet``, and its validation loss is meant.
+        mapping: what the columns mean, as a file or read; without it the table is a study's ``results.parquet``, and its validation
+            loss is meant.
         holdout: a condition on the columns, or on the mapping's variables; such rows are forecast, not fitted.
         options: see ``estimate.Options``.
         report: the folder for a page with figures; none if not given.
@@ -42,8 +44,9 @@ def fit_table(
         What the file holds: ``law``, ``parameters`` (value, interval of the refits, interval of the
         profile likelihood or None, unit, and whether such data pin it down), ``shifts`` (only of several pools: by which the metric
         of each but the first lies above that of the first, ``value``, ``low``, ``high``), ``r2`` and ``rmse`` of the
-        rows fitted, ``rmse_holdout`` with ``baselines`` and ``comparison`` (None without ``holdout``), ``predictions`` row by row, with
-        the law's interval (``low``, ``high``) and that of a single run (``run_low``, ``run_high``).
+        rows fitted, ``rmse_holdout`` with ``baselines`` and ``comparison`` (None without ``holdout``), ``overfitting`` and
+        ``proxy`` (see ``table_diagnostics``), ``predictions`` row by row, with the law's interval (``low``, ``high``) and that of
+        a single run (``run_low``, ``run_high``).
 
     Raises:
         UserError: anything that is wrong with the table, the mapping, the condition, an option or the law.
@@ -63,9 +66,15 @@ def fit_table(
     moved = {
         pool: dict(zip(("value", "low", "high"), map(_known, by), strict=True)) for pool, by in shifts(fit).items()
     }
+    task = task_of(table, meaning, rows)
     found = {
         "law": {"name": law.name, "formula": law.formula, "source": law.source},
-        "metric": {"name": rows.name, "ceiling": rows.link.ceiling, "floor": rows.link.floor},
+        "metric": {
+            "name": rows.name,
+            "ceiling": rows.link.ceiling,
+            "floor": rows.link.floor,
+            "quantity": rows.link.told(rows.name),
+        },
         "options": chosen.model_dump(mode="json"),
         "holdout": holdout,
         "rows": len(train),
@@ -79,13 +88,14 @@ def fit_table(
         "rmse_holdout": None if test is None else fit.rmse_on(test),
         "baselines": None if test is None else baselines(law, train, test),
         "comparison": None if test is None else compare(train, test, meaning.covariates),
+        **diagnose(rows, task, meaning.task, chosen),
         "predictions": _predictions(fit, rows, held_out),
     }
     artifacts.write_json(output, found)
     if report is not None:
         from mimcore.scaling import table_report
 
-        table_report.write(fit, rows, held_out, found, f"{rows.name} in {table.name}", report)
+        table_report.write(fit, rows, held_out, task, found, f"{rows.name} in {table.name}", report)
     return found
 
 
@@ -130,13 +140,24 @@ def _known(value: float) -> float | None:
 def summary(found: Mapping[str, Any]) -> str:
     """Say in a few lines what a fit found."""
     lines = [
-        f"{found['law']['name']}: {found['law']['formula']}",
+        f"{found['law']['name']}: {found['metric']['quantity']} = {found['law']['formula']}",
         f"{found['rows']} rows fitted: R2 {found['r2']:.4f}, RMSE {found['rmse']:.4g}",
     ]
-    if found["rmse_holdout"] is not None:
+    if not found["degrees_of_freedom"]:
+        lines[-1] += (
+            "; as many parameters as rows, so that the law meets them whatever they are, and nothing has an interval"
+        )
+    held = sum(one["held_out"] for one in found["predictions"])
+    if held:
         others = ", ".join(f"{name} {error:.4g}" for name, error in found["baselines"].items())
-        lines.append(f"rows held out: RMSE {found['rmse_holdout']:.4g} (without a law: {others})")
+        lines.append(
+            f"{held} row{'s' if held > 1 else ''} held out: RMSE {found['rmse_holdout']:.4g} (without a law: {others})"
+        )
+        rivals = [one for one in found["comparison"] if "rmse_holdout" in one and one["law"] != found["law"]["name"]]
+        if rivals:
+            lines.append(f"the best other law there: {rivals[0]['law']}, RMSE {rivals[0]['rmse_holdout']:.4g}")
     for name, one in found["parameters"].items():
         interval = "" if one["low"] is None else f" [{one['low']:.4g}, {one['high']:.4g}]"
-        lines.append(f"  {name} {one['value']:.4g}{interval} {one['unit']}")
-    return "\n".join(lines)
+        unit = "" if one["unit"] == "1" else f" {one['unit']}"
+        lines.append(f"  {name} {one['value']:.4g}{interval}{unit}{'' if one['identifiable'] else ', not pinned down'}")
+    return "\n".join([*lines, *sentences(found)])

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mimcore import artifacts
 from mimcore.errors import UserError
 from mimcore.scaling.estimate import Fit
@@ -24,9 +22,7 @@ def foresee(
     definitions: Sequence[Mapping[str, Any]],
     measure: tuple[str, str],
 ) -> list[dict[str, Any]]:
-    """Forecast single runs, as they are stored.
-
-    The interval is for the run and not for the law: each refit of the ensemble is given a deviation of a run from its law.
+    """Forecast single runs, as they are stored: with the interval of a run and not of the law.
 
     Args:
         fit: with an ensemble.
@@ -38,13 +34,9 @@ def foresee(
     Raises:
         UserError: the fit has no ensemble to say how sure it is.
     """
-    prediction = fit.predict(variables)
+    prediction = fit.predict(variables, run=True)
     if not len(prediction.ensemble):
         raise UserError("the fit has no ensemble of refits, so that a forecast would have no interval; add runs.")
-    draws = np.random.default_rng(0).standard_normal(prediction.ensemble.shape)
-    link = fit.observations.link
-    noisy = link.metric(link.quantity(prediction.ensemble) * np.exp(fit.noise * draws))
-    low, high = np.quantile(noisy, [0.5 - fit.confidence / 2, 0.5 + fit.confidence / 2], axis=0)
     return [
         {
             "run": name,
@@ -52,8 +44,8 @@ def foresee(
             "task": measure[0],
             "metric": measure[1],
             "value": tidy(float(prediction.mean[i])),
-            "low": tidy(float(low[i])),
-            "high": tidy(float(high[i])),
+            "low": tidy(float(prediction.low[i])),
+            "high": tidy(float(prediction.high[i])),
             "confidence": fit.confidence,
             "law": fit.law.name,
             "runs": len(fit.observations),

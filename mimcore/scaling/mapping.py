@@ -67,6 +67,19 @@ class Metric(Definition):
     floor: float | None = None
 
 
+class Task(Definition):
+    """What a loss may stand in for."""
+
+    column: str
+    #: What it is called in the output.
+    name: str = "task"
+    higher_is_better: bool = True
+    #: Which rows have it, paired by their labels; those of the metric if not given.
+    rows: str | None = None
+    #: Parts of the table, as conditions on the columns, of which the correlation is told too.
+    parts: dict[str, str] = Field(default_factory=dict)
+
+
 class Map(Definition):
     """A mapping file."""
 
@@ -80,6 +93,8 @@ class Map(Definition):
     rows: str | None = None
     #: Columns that name a row.
     labels: tuple[str, ...] = ()
+    #: A task beside the loss, to be correlated with it.
+    task: Task | None = None
 
 
 #: The tidy table of a study, as ``collect`` writes it; not the phases that start from other weights, or learn from a teacher.
@@ -97,12 +112,14 @@ RESULTS_MAP = Map.model_validate(
 CANDIDATES_MAP = RESULTS_MAP.model_copy(update={"rows": None})
 
 
-def read_map(path: Path) -> Map:
-    """Read a mapping file.
+def read_map(path: Path | Map) -> Map:
+    """Read a mapping file; a mapping is taken as it is.
 
     Raises:
         UserError: it is missing, no YAML, or wrong; every mistake with its path.
     """
+    if isinstance(path, Map):
+        return path
     found = read_yaml(path, Map, "docs/examples/xie2023.map.yaml")
     if found.metric.higher_is_better != (found.metric.ceiling is not None):
         raise UserError(

@@ -33,6 +33,13 @@ class Link:
         with np.errstate(divide="ignore"):
             return np.asarray((self.ceiling - metric) / (metric - self.floor))
 
+    def told(self, name: str) -> str:
+        """Write the quantity of a metric of this name."""
+        if self.ceiling is None:
+            return name
+        rest = f"{self.ceiling:g} - {name}"
+        return rest if self.floor is None else f"({rest}) / ({name} - {self.floor:g})"
+
     def metric(self, quantity: Array) -> Array:
         """Return the metric of a quantity."""
         if self.ceiling is None:
@@ -92,8 +99,8 @@ def check(law: ScalingLaw, observations: Observations) -> None:
     for variable in law.variables:
         if variable.name not in observations.variables:
             raise UserError(
-                f"the law '{law.name}' is in {variable.name}, which the table does not give: name a column for it under "
-                "'variables' in the mapping, or choose another law."
+                f"the law '{law.name}' is in {variable.name}, which the table does not give: name a column for it, under "
+                f"'variables' in the mapping or by --column {variable.name}=COLUMN, or choose another law."
             )
         check_numbers(variable.name, observations.variables[variable.name], observations.labels, variable.scales)
     check_numbers(observations.name, observations.metric, observations.labels, positive=False)
@@ -112,10 +119,17 @@ def check(law: ScalingLaw, observations: Observations) -> None:
     if len(y) < 2 or np.ptp(y) <= 1e-12 * y.max():
         raise UserError(
             f"{observations.name} is the same in all {len(y)} rows: there is nothing that a law could explain."
+            if len(y) != 1
+            else f"one row of {observations.name} is no table that a law could be fitted to; add runs."
         )
     for variable in law.variables:
         values = observations.variables[variable.name]
-        if variable.scales and np.ptp(values) == 0:
+        if np.ptp(values) == 0 and not variable.scales:
+            raise UserError(
+                f"{variable.name} is {values[0]:g} in every row that is fitted, so that the law '{law.name}' cannot tell its shift; "
+                "leave it out of 'covariates', or hold out other rows."
+            )
+        if np.ptp(values) == 0:
             raise UserError(
                 f"{variable.name} is {values[0]:g} in every row, so that the law '{law.name}' cannot tell what it does; "
                 "add runs that differ in it, or choose a law without it."

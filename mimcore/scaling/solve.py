@@ -32,6 +32,8 @@ def huber_loss(residuals: Array, delta: float, weights: Array | None = None) -> 
     return np.asarray((loss if weights is None else weights * loss).sum(axis=1))
 
 
+# A start or a step may leave the law without a value; its loss is then no number, and it is refused.
+@np.errstate(all="ignore")
 def solve(
     law: ScalingLaw,
     variables: Variables,
@@ -86,8 +88,7 @@ def solve(
         step = _damped(hessian, gradient, held, damping[rows])
         tried = np.clip(here + step, low, high)
         new_value, new_slope = law.slopes(_natural(tried, is_log), variables)
-        with np.errstate(all="ignore"):
-            new_residual = log_y[rows] - np.log(new_value)
+        new_residual = log_y[rows] - np.log(new_value)
         new_loss = huber_loss(new_residual, delta, None if weights is None else weights[rows])
         better = new_loss <= loss[rows]
         gained = loss[rows] - new_loss

@@ -10,6 +10,7 @@ from altair.utils.schemapi import debug_mode
 from numpy.typing import NDArray
 
 from mimcore import artifacts
+from mimcore.scaling import table_figures, tables
 from mimcore.scaling.chosen import GREY
 from mimcore.scaling.drawing import INK, MODEL_COLOURS, PLOT_HEIGHT, PLOT_WIDTH, Key, Panel, render, size_colours
 from mimcore.scaling.estimate import Fit
@@ -18,6 +19,8 @@ from mimcore.scaling.layers import capital, data, padded
 from mimcore.scaling.numbers import interval, number, short
 from mimcore.scaling.observations import Observations
 from mimcore.scaling.report import page
+from mimcore.scaling.table import Array
+from mimcore.scaling.table_diagnostics import sentences
 
 #: Values of a variable up to which each has a colour, or a panel, of its own.
 MOST = 8
@@ -29,14 +32,21 @@ KEYS = [Key(name, colour, mark="dot") for name, colour in COLOURS.items()]
 
 
 def write(
-    fit: Fit, rows: Observations, held_out: NDArray[Any], found: Mapping[str, Any], title: str, output: Path
+    fit: Fit,
+    rows: Observations,
+    held_out: NDArray[Any],
+    task: Array | None,
+    found: Mapping[str, Any],
+    title: str,
+    output: Path,
 ) -> None:
-    """Write ``report.html`` and its figures as PNG and SVG.
+    """Write ``report.html``, its figures as PNG and SVG, ``report.md`` and ``tables.tex``.
 
     Args:
         fit: the law, fitted to the rows that were not held out.
         rows: all of them.
         held_out: bool ``(N,)``.
+        task: of each row, ``(N,)``; None without one.
         found: what ``fit_table`` returns.
         title: of the page.
         output: the folder to write.
@@ -47,11 +57,21 @@ def write(
             Section(
                 "evidence", "How well it holds", (_predictions(rows, held_out, found), _residuals(fit, rows, held_out))
             ),
+            *table_figures.sections(rows, task, found),
         ]
         for section in sections:
             for figure in section.figures:
                 figure.save(folder)
-        told = {"title": title, "law": found["law"], "answers": _answers(found), "parameters": _parameters(found)}
+        told = {
+            "title": title,
+            "law": found["law"],
+            "quantity": found["metric"]["quantity"],
+            "answers": _answers(found),
+            "parameters": _parameters(found),
+        }
+        beside = {**told, "sections": sections}
+        (folder / "report.md").write_text(tables.table_markdown(beside), encoding="utf-8")
+        (folder / "tables.tex").write_text(tables.table_latex(beside), encoding="utf-8")
         text = page({**told, "rows": _rows(found, fit)}, sections, "table.html.j2")
         (folder / "report.html").write_text(text, encoding="utf-8")
 
@@ -81,7 +101,7 @@ def _answers(found: Mapping[str, Any]) -> list[str]:
         said.append(
             f"Not pinned down by these rows: {', '.join(loose)}. Read the curve and its band, not these numbers."
         )
-    return said
+    return [*said, *sentences(found)]
 
 
 def _parameters(found: Mapping[str, Any]) -> Table:
@@ -124,6 +144,7 @@ def _rows(found: Mapping[str, Any], fit: Fit) -> Table:
 
 def _law(fit: Fit, rows: Observations, held_out: NDArray[Any]) -> list[Figure]:
     scaling = [variable.name for variable in fit.law.variables if variable.scales]
+    off = [variable.name for variable in fit.law.variables if not variable.scales]
     order = [name for name in FIRST if name in scaling] + [name for name in scaling if name not in FIRST]
     along, rest = order[0], order[1:]
     colour = rest[-1] if rest else None
@@ -143,7 +164,8 @@ def _law(fit: Fit, rows: Observations, held_out: NDArray[Any]) -> list[Figure]:
             "law",
             f"{capital(rows.name)} against {_words(along)}",
             "A marker for each row, hollow where it was held out, and the law with its interval over refits"
-            + (f"; a panel for each value of {_words(panel)}." if panel else "."),
+            + (f"; a panel for each value of {_words(panel)}." if panel else ".")
+            + (f" The curves are those without a shift: {' and '.join(off)} 0." if off else ""),
             "the spread of single runs, which is wider than the law's interval, or what another form of law would say.",
             panels,
             keys if len(colours) <= MOST else [],
@@ -212,7 +234,7 @@ def _panel(
         "x:Q",
         scale=wide,
         title=_words(along),
-        axis=alt.Axis(format=".2~s", tickCount=5, grid=False, labelOverlap="greedy"),
+        axis=_log_axis(),
     )
     y = alt.Y("y:Q", scale=scale, title=rows.name, axis=alt.Axis(tickCount=6))
     tint = alt.Color("of:N", scale=alt.Scale(domain=names, range=size_colours(len(names))), legend=None)
@@ -293,10 +315,9 @@ def _residuals(fit: Fit, rows: Observations, held_out: NDArray[Any]) -> Figure:
             for i in range(len(rows))
         ]
         wide = alt.Scale(type="log", nice=False, domain=[float(values.min()) / 1.12, float(values.max()) * 1.12])
-        axis = alt.Axis(format=".2~s", tickCount=5, grid=False, labelOverlap="greedy")
         zero = alt.Chart(data([{"off": 0}])).mark_rule(opacity=0.4, color=INK).encode(y="off:Q")
         marks = alt.Chart(data(points)).mark_point(size=44, filled=True, opacity=0.8)
-        x = alt.X("x:Q", scale=wide, axis=axis, title=_words(variable.name))
+        x = alt.X("x:Q", scale=wide, axis=_log_axis(), title=_words(variable.name))
         y = alt.Y("off:Q", title="observed − law", axis=alt.Axis(tickCount=6, format="~g"))
         chart = alt.layer(zero, marks.encode(x=x, y=y, color=_what()))
         title = f"Residuals against {_words(variable.name)}"
@@ -309,6 +330,12 @@ def _residuals(fit: Fit, rows: Observations, held_out: NDArray[Any]) -> Figure:
         panels,
         KEYS,
     )
+
+
+def _log_axis() -> Any:
+    """Counts in thousands, millions and billions, called as everywhere else."""
+    billions = "replace(datum.label, 'G', 'B')"
+    return alt.Axis(format=".2~s", labelExpr=billions, tickCount=5, grid=False, labelOverlap="greedy")
 
 
 def _what() -> Any:

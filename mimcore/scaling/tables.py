@@ -1,7 +1,9 @@
 """The answer as Markdown, for a pull request, and its tables in LaTeX, for a paper."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from mimcore.scaling.figure import Section
 
 #: What LaTeX reads as its own, and what stands for it.
 TEX = {
@@ -35,7 +37,39 @@ def markdown(told: Mapping[str, Any]) -> str:
     parts += ["", "## What to hold against these numbers", "", *[f"* {_plain(flag)}" for flag in told["flags"]]]
     if told["noise"]:
         parts += ["", *_grid(*_noise(told))]
-    for section in told["sections"]:
+    parts += _sections(told["sections"])
+    parts += ["", "## The laws of each model and length", "", *_grid(*_laws(told))]
+    return "\n".join(parts) + "\n"
+
+
+def table_markdown(told: Mapping[str, Any]) -> str:
+    """The same of one law on one table.
+
+    Args:
+        told: what its page is told: ``title``, ``law``, ``quantity``, ``answers``, ``parameters``, ``sections``.
+    """
+    law, grid = told["law"], told["parameters"]
+    parts = [
+        f"# {_plain(told['title'])}",
+        f"The law '{law['name']}': `{told['quantity']} = {law['formula']}` ({_plain(law['source'])})",
+        "",
+        *[f"* {_plain(sentence)}" for sentence in told["answers"]],
+        *["", "## Parameters", "", *_grid(list(grid.head), [list(row) for row in grid.rows])],
+        *_sections(told["sections"]),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def table_latex(told: Mapping[str, Any]) -> str:
+    """The tables of one law on one table; ``told`` as for ``table_markdown``."""
+    grid = told["parameters"]
+    return _tabulars([("Parameters", (list(grid.head), [list(row) for row in grid.rows])), *_small(told["sections"])])
+
+
+def _sections(sections: Sequence[Section]) -> list[str]:
+    """Pictures by their file names, words and small tables."""
+    parts: list[str] = []
+    for section in sections:
         parts += ["", f"## {_plain(section.title)}"]
         for figure in section.figures:
             parts += ["", f"### {_plain(figure.title)}", ""]
@@ -49,8 +83,7 @@ def markdown(told: Mapping[str, Any]) -> str:
             ]
             if figure.table:
                 parts += ["", *_grid(list(figure.table.head), [list(row) for row in figure.table.rows])]
-    parts += ["", "## The laws of each model and length", "", *_grid(*_laws(told))]
-    return "\n".join(parts) + "\n"
+    return parts
 
 
 def latex(told: Mapping[str, Any]) -> str:
@@ -61,12 +94,20 @@ def latex(told: Mapping[str, Any]) -> str:
     ]
     tables += [("Claims", _claims(told))] if told["claims"] else []
     tables += [("Seed noise", _noise(told))] if told["noise"] else []
-    tables += [
+    return _tabulars([*tables, *_small(told["sections"])])
+
+
+def _small(sections: Sequence[Section]) -> list[tuple[str, "Table"]]:
+    """The tables of figures."""
+    return [
         (f"{section.title}: {figure.title}", (list(figure.table.head), [list(row) for row in figure.table.rows]))
-        for section in told["sections"]
+        for section in sections
         for figure in section.figures
         if figure.table
     ]
+
+
+def _tabulars(tables: Sequence[tuple[str, "Table"]]) -> str:
     return "% Needs \\usepackage{booktabs}.\n" + "\n".join(
         f"% {' '.join(title.split())}\n{_tabular(*table)}" for title, table in tables
     )

@@ -92,6 +92,12 @@ def test_what_comes_after_a_changed_stage_is_priced_too():
     assert spread(stages, set()) == []
 
 
+def test_a_study_that_was_edited_and_is_checked_again_is_not_priced_whole():
+    stages = [Stage("check", "check"), Stage("index", "index@p", ("check",)), Stage("pretrain", "r", ("index@p",))]
+    assert [stage.name for stage in spread(stages, {"check"})] == ["check"]
+    assert [stage.name for stage in spread(stages, {"check", "index@p"})] == ["check", "index@p", "r"]
+
+
 def test_numbers_for_people():
     assert scaled(1.236e17) == "124 P"
     assert scaled(0) == "0 "

@@ -1,16 +1,20 @@
 """Times of a few steps on this machine: that they add up as stages do, and are taken once."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
+from mimcore.cli.plan import _stages
 from mimcore.execution import Execution
-from mimcore.plan.probe import Probe, dvc_seconds, start_seconds
+from mimcore.plan.probe import LOADS, Probe, dvc_seconds, start_seconds
 from mimcore.plan.work import Counted, Counter, Stage, fixed_images
+from mimcore.study import Study
 from mimcore.training.flops import trace
 from mimcore.training.schedule import Schedule
 
+ROOT = Path(__file__).resolve().parents[2]
 MODEL = {
     "architecture": "vit_tiny_patch16_224",
     "image_size": 32,
@@ -150,6 +154,13 @@ def test_what_was_not_timed_has_no_time(probed: Probe) -> None:
     assert Probe(torch.device("cpu"), {}, Execution(workers=0)).seconds(next(stages())) is None
     other = Stage("pretrain", "r", (), RUN | {"schedule": SCHEDULE | {"batch_size": 32}}, (20,))
     assert probed.seconds(other) is None
+
+
+def test_every_verb_of_a_study_is_timed_by_what_it_loads() -> None:
+    verbs = {stage.verb for stage in _stages(Study.read(ROOT / "studies" / "quick.yaml"))}
+    assert verbs == set(LOADS)
+    for loads in LOADS.values():
+        assert all(find_spec(module) for module in loads.split(", ")), loads
 
 
 def test_the_start_of_a_process_is_its_imports(tmp_path: Path) -> None:

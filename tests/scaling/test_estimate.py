@@ -156,6 +156,7 @@ def broken_tables():
     yield "constant", replace(rows, metric=np.full(len(rows), 0.5)), "metric is the same in all 20 rows"
     yield "one model", one_model, "encoder_params is 5e+07 in every row"
     yield "few", rows.only(np.array([0, 6, 12, 18])), "4 different points cannot pin down the 5 parameters"
+    yield "one row", rows.only(np.array([3])), "one row of metric is no table that a law could be fitted to"
     without = replace(rows, variables={"encoder_params": rows.variables["encoder_params"]})
     yield "no variable", without, "is in images_seen, which the table does not give"
     zero = {**rows.variables, "images_seen": np.where(np.arange(20) < 2, 0, rows.variables["images_seen"])}
@@ -167,6 +168,14 @@ def test_a_table_that_no_law_fits_is_refused_in_a_sentence(rows, sentence):
     with pytest.raises(UserError) as refused:
         fit_law(law_of("chinchilla"), rows)
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_shift_that_no_row_shows_is_refused(value):
+    rows = runs("chinchilla", 0.01, 0)
+    alike = replace(rows, variables={**rows.variables, "other": np.full(len(rows), value)})
+    with pytest.raises(UserError, match=f"other is {value:g} in every row that is fitted"):
+        fit_law(law_of("chinchilla", ("other",)), alike)
 
 
 def test_no_more_points_than_parameters_leave_a_law_without_intervals():

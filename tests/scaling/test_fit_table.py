@@ -79,6 +79,52 @@ def test_the_command_line_fits_a_table(table):
     assert parquet["rmse_holdout"] is None
 
 
+def test_a_mapping_on_the_command_line_is_the_same_as_in_a_file(table):
+    options = ["--law", "chinchilla", "--bootstrap", "0", "--holdout", "params_m > 500"]
+    columns = ["--column", "encoder_params=params_m*1e6", "--column", "images_seen = seen", "--metric", "loss"]
+    where = {"file": ["--map", str(table / "map.yaml")], "options": [*columns, "--rows", "kind == 'ours'"]}
+    for name, meaning in where.items():
+        arguments = ["fit", str(table / "runs.csv"), *options, *meaning, "--out", str(table / f"{name}.json")]
+        found = CliRunner().invoke(app, arguments)
+        assert found.exit_code == 0, found.output
+    by_file, by_options = (json.loads((table / f"{name}.json").read_text()) for name in where)
+    for key in ("parameters", "r2", "rmse_holdout", "comparison"):
+        assert by_file[key] == by_options[key]
+
+
+def test_of_a_score_the_law_is_of_what_is_missing_to_the_ceiling(tmp_path):
+    """Three points leave nothing to judge a law of three parameters by, and it is said."""
+    n = np.array([1e3, 1e4, 1e5])
+    pyarrow.csv.write_csv(pa.table({"n": n, "top1": 90 - 3e3 * n**-0.7}), tmp_path / "runs.csv")
+    options = ["--metric", "top1", "--ceiling", "100", "--column", "unique_images=n", "--law", "power"]
+    found = CliRunner().invoke(app, ["fit", str(tmp_path / "runs.csv"), *options, "--out", str(tmp_path / "f.json")])
+    assert "power: 100 - top1 = floor + amplitude * unique_images ** -exponent" in found.output
+    assert "as many parameters as rows" in found.output
+    written = json.loads((tmp_path / "f.json").read_text())
+    assert written["metric"]["quantity"] == "100 - top1"
+    assert written["parameters"]["floor"]["value"] == pytest.approx(10, rel=1e-3)
+    assert written["parameters"]["exponent"]["value"] == pytest.approx(0.7, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "is no table of a study's results; say what its columns mean by --map MAP.yaml, or by --metric COLUMN"),
+        (["--metric", "loss"], "takes both --metric COLUMN and --column NAME=COLUMN"),
+        (["--column", "images_seen=seen"], "takes both --metric COLUMN and --column NAME=COLUMN"),
+        (["--metric", "loss", "--column", "seen"], "--column: 'seen' names no variable and its column"),
+        (["--metric", "loss", "--column", "n=seen*-2"], "the factor of 'n=seen*-2' must be above 0"),
+        (["--metric", "loss", "--column", "images_seen=sen"], "has no column 'sen', which the mapping names; did you mean 'seen'?"),
+        (["--metric", "loss", "--map", "map.yaml"], "both say what columns mean; give one of them"),
+    ],
+)  # fmt: skip
+def test_a_wrong_mapping_on_the_command_line_is_refused_in_a_sentence(table, options, sentence):
+    arguments = ["fit", str(table / "runs.csv"), "--law", "chinchilla", "--out", str(table / "f.json"), *options]
+    found = CliRunner().invoke(app, arguments)
+    assert isinstance(found.exception, UserError)
+    assert sentence in str(found.exception)
+
+
 def test_baselines_are_what_they_say(table):
     found = fit_table(
         table / "runs.csv", "chinchilla", table / "f.json", mapping=table / "map.yaml", holdout="params_m > 500", options={"bootstrap": 0}
@@ -132,6 +178,8 @@ def test_a_wrong_mapping_is_refused_in_a_sentence(table, change, sentence):
         ("name == 3", "holds text; put the value in quotes"),
         ("params_m >", "is no condition (invalid syntax)"),
         ("__import__('os').system('true') == 0", "must be a column, a comparison and a value"),
+        ("Model Size > 3", "a column whose name is no word stands between backticks"),
+        ("`Model Size` > 3", "--holdout: the table has no column 'Model Size'"),
         ("params_m", "is no comparison of a column with a value"),
         ("params_m > 1e9", "holds out no row of 20"),
         ("params_m > 0", "holds out every row of 20"),
@@ -147,11 +195,13 @@ def test_a_wrong_holdout_is_refused_in_a_sentence(table, holdout, sentence):
 
 def test_conditions_join():
     columns = {"n": np.array([1.0, 2.0, 3.0, np.nan]), "t": np.array(["a", "b", "a", ""], dtype=object)}
+    columns["Model Size"] = columns["n"] * 10
     for text, kept in {
         "n >= 2": [0, 1, 1, 0],
         "n < 3 and t == 'a'": [1, 0, 0, 0],
         "not (n == 1 or t == 'b')": [0, 0, 1, 1],
         "n > -1 and t != ''": [1, 1, 1, 0],
+        "`Model Size` > 10 and `t` == 'a' and not `Model Size` == 20": [0, 0, 1, 0],
     }.items():
         assert rows_where(text, columns, "here").tolist() == [bool(one) for one in kept], text
 
@@ -171,6 +221,103 @@ def test_the_63_runs(tmp_path, holdout, rows, limit):
         assert found["rmse_holdout"] <= limit
         assert found["comparison"][0]["law"] == "repetition"
         assert found["rmse_holdout"] < 0.5 * min(found["baselines"].values())
+
+
+@pytest.mark.skipif(not XIE.is_file(), reason="the published table is not beside the checkout")
+def test_the_63_runs_say_which_cells_over_fitted_and_how_loss_and_accuracy_correlate(tmp_path):
+    arguments = ["fit", str(XIE), "--map", str(MAP), "--law", "repetition", "--bootstrap", "500"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "f.json")])
+    assert (
+        "The val_loss of 8 of 21 cells is higher at their longest than at their shortest; in 3 of these top1"
+        in done.output
+    )
+    found = json.loads((tmp_path / "f.json").read_text())
+    rose = [one for one in found["overfitting"] if one["loss_rose"]]
+    assert len(rose) == 8
+    assert [one["cell"] for one in rose if not one["task_fell"]] == [
+        "SwinV2-Small, ImageNet-1K 10%, 500000",
+        "SwinV2-Base, ImageNet-1K 20%, 500000",
+        "SwinV2-Huge, ImageNet-1K 50%, 500000",
+    ]
+    for part, value, count in (("all", -0.786, 63), ("whole", -0.954, 27)):
+        one = found["proxy"]["parts"][part]["pearson"]
+        assert one["estimate"] == pytest.approx(value, abs=5e-4)
+        assert one["count"] == count
+        assert one["low"] < value < one["high"] < 0
+    assert found["proxy"]["parts"]["without over-fitted"]["pearson"]["count"] == 63 - 3 * 8
+
+
+LOSSES = """model,epochs,n,what,value
+a,1,10,loss,0.5
+a,4,10,loss,0.6
+b,1,40,loss,0.45
+b,4,40,loss,0.4
+c,1,90,loss,0.42
+c,4,90,loss,0.35
+a,1,10,error,0.30
+b,1,40,error,0.20
+c,1,90,error,0.18
+c,4,90,error,0.11
+b,4,40,error,0.25
+a,4,10,error,0.28
+"""
+LOSSES_MAP = """
+metric: {column: value, name: loss}
+rows: what == 'loss'
+labels: [model, epochs]
+variables:
+  encoder_params: {column: n}
+  images_seen: {column: epochs}
+task: {column: value, name: error, higher_is_better: false, rows: what == 'error'}
+"""
+
+
+def diagnosed(folder, table=LOSSES, mapping=LOSSES_MAP):
+    (folder / "runs.csv").write_text(table)
+    (folder / "map.yaml").write_text(mapping)
+    return fit_table(
+        folder / "runs.csv", "chinchilla", folder / "f.json", mapping=folder / "map.yaml", holdout=None, options={}
+    )
+
+
+def test_a_loss_and_its_task_are_paired_by_label(tmp_path):
+    found = diagnosed(tmp_path)
+    cells = {one["cell"]: one for one in found["overfitting"]}
+    assert list(cells) == ["a, 4", "b, 4", "c, 4"]
+    assert [cells[name]["loss_rose"] for name in cells] == [True, False, False]
+    # The error of 'a' went down, that of 'b' up: less is better.
+    assert [cells[name]["task_fell"] for name in cells] == [False, True, False]
+    loss, error = [0.5, 0.6, 0.45, 0.4, 0.42, 0.35], [0.30, 0.28, 0.20, 0.25, 0.18, 0.11]
+    told = found["proxy"]["parts"]
+    assert told["all"]["pearson"]["estimate"] == pytest.approx(np.corrcoef(loss, error)[0, 1])
+    assert told["without over-fitted"]["pearson"]["count"] == 4
+
+
+def test_a_task_of_the_same_row_needs_no_labels(tmp_path):
+    table = "n,seen,loss,top1\n1,1,0.9,10\n1,2,0.8,20\n2,1,0.7,25\n2,2,0.6,40\n4,1,0.5,41\n4,2,0.45,60\n"
+    mapping = "{metric: {column: loss}, variables: {encoder_params: {column: n}, images_seen: {column: seen}}, task: {column: top1}}"
+    found = diagnosed(tmp_path, table, mapping)
+    expected = np.corrcoef([0.9, 0.8, 0.7, 0.6, 0.5, 0.45], [10, 20, 25, 40, 41, 60])[0, 1]
+    assert found["proxy"]["parts"]["all"]["pearson"]["estimate"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("table", "mapping", "sentence"),
+    [
+        (("c,4,90,error,0.11\n", ""), None, "task: no row with error is called 'c, 4'; name columns under 'labels'"),
+        (("error,0.11", "error,"), None, "error of 'c, 4' is no finite number; mend or leave out that row"),
+        (None, (", epochs", ""), "task: two rows are called 'a', so that losses and error cannot be told to belong together"),
+        (None, ("rows: what == 'error'", "rows: what == 'eror'"), "no row meets the mapping's condition"),
+        (None, ("'error'}", "'error', parts: {few: n > 50}}"), "task.parts.few: 'n > 50' leaves 2 rows, too few to correlate"),
+        (None, ("'error'}", "'error', parts: {few: m > 50}}"), "task.parts.few: the table has no column 'm'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_task_is_refused_in_a_sentence(tmp_path, table, mapping, sentence):
+    changed = [text.replace(*change) if change else text for text, change in ((LOSSES, table), (LOSSES_MAP, mapping))]
+    assert changed != [LOSSES, LOSSES_MAP]
+    with pytest.raises(UserError) as refused:
+        diagnosed(tmp_path, *changed)
+    assert sentence in str(refused.value)
 
 
 def test_a_studys_own_results_need_no_mapping(whole_study, tmp_path):

@@ -29,6 +29,13 @@ def test_slopes_are_those_of_the_complex_step(name, covariates):
     np.testing.assert_allclose(slopes, expected, rtol=1e-9, atol=1e-13)
 
 
+def test_a_formula_has_its_shift_where_it_is_added():
+    assert law_of("power", ("other",)).formula.endswith("** -exponent + shift_other * other")
+    formula = law_of("repetition", ("other",)).formula
+    assert " + rise / (1 + load ** -k) + shift_other * other, 1 / effective = " in formula
+    assert formula.endswith(" / memory")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_values_without_noise_give_back_the_law(name):
     law = law_of(name)

@@ -53,8 +53,8 @@ def test_the_page_says_what_was_fitted_and_forecast(folder):
 
 def test_every_row_is_drawn_and_those_held_out_apart(folder):
     assert {path.name for path in folder.iterdir()} == {
-        "report.html",
-        *(f"{name}.{kind}" for name in ("law", "predictions", "residuals") for kind in ("png", "svg")),
+        *("report.html", "report.md", "tables.tex"),
+        *(f"{name}.{kind}" for name in ("law", "predictions", "residuals", "overfitting") for kind in ("png", "svg")),
     }
     text = (folder / "report.html").read_text(encoding="utf-8")
     specs = json.loads(re.search(r"const specs = (\{.*\});\n", text).group(1))
@@ -68,3 +68,17 @@ def test_every_row_is_drawn_and_those_held_out_apart(folder):
     drawn = values(specs["law-0"], -1)
     assert {point["of"] for point in drawn} == {"5M", "20M", "80M"}
     assert sum(point["held_out"] for point in drawn) == 4
+
+
+def test_words_and_tables_lie_beside_the_page(folder):
+    found = json.loads((folder.parent / "fit.json").read_text())
+    words, tables = ((folder / name).read_text(encoding="utf-8") for name in ("report.md", "tables.tex"))
+    assert f"`loss = {found['law']['formula']}`" in words
+    assert "The loss of 0 of 3 cells is higher at their longest than at their shortest." in words
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", words)
+    assert sorted(pictures) == ["law.png", "overfitting.png", "predictions.png", "residuals.png"]
+    assert all((folder / picture).is_file() for picture in pictures)
+    assert "| <" not in words
+    assert tables.count("\\begin{tabular}") == tables.count("\\end{tabular}") == 2
+    for name in found["parameters"]:
+        assert f"\n{name} & " in tables

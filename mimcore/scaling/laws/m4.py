@@ -22,7 +22,7 @@ class Law(ScalingLaw):
     """
 
     name = "m4"
-    formula = "y = floor + span * share, where share / (1 - share) ** a = B * unique_images ** -c"
+    formula = "floor + span * share, where share / (1 - share) ** a = B * unique_images ** -c"
     source = "Alabdulmohsin et al. 2022, equation 5"
     variables = (Variable("unique_images", "images"),)
     parameters = (
