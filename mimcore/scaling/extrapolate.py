@@ -10,6 +10,7 @@ from mimcore.errors import UserError
 from mimcore.scaling.conditions import Mask
 from mimcore.scaling.law import ScalingLaw, Variable
 from mimcore.scaling.observations import Observations
+from mimcore.scaling.one_variable import of_table
 from mimcore.scaling.pools import fit_levels
 from mimcore.scaling.table import Array
 
@@ -60,7 +61,8 @@ def compare(train: Observations, test: Observations, covariates: Sequence[str] =
     refused = []
     for name in registry.names("law"):
         try:
-            fit = fit_levels(registry.load("law", name).Law(), train, {"bootstrap": 0}, covariates)
+            law = of_table(registry.load("law", name).Law(), train, covariates)
+            fit = fit_levels(law, train, {"bootstrap": 0}, covariates)
         except UserError as error:
             refused.append({"law": name, "not_fitted": str(error)})
             continue

@@ -13,6 +13,7 @@ from mimcore.scaling.estimate import Fit, Options
 from mimcore.scaling.extrapolate import baselines, compare, split
 from mimcore.scaling.mapping import RESULTS_MAP, Map, observe, read_map
 from mimcore.scaling.observations import Observations
+from mimcore.scaling.one_variable import of_table
 from mimcore.scaling.pools import fit_levels, levelled, shifts
 from mimcore.scaling.profile import profile_intervals
 from mimcore.scaling.table_diagnostics import diagnose, sentences, task_of
@@ -61,7 +62,8 @@ def fit_table(
     if holdout is not None:
         held_out = rows_where(holdout, rows.columns, "--holdout")
         train, test = split(rows, held_out, "--holdout")
-    fit = fit_levels(registry.load("law", law_name).Law(), train, chosen, meaning.covariates)
+    law = of_table(registry.load("law", law_name).Law(), rows, meaning.covariates)
+    fit = fit_levels(law, train, chosen, meaning.covariates)
     law = fit.law
     moved = {
         pool: dict(zip(("value", "low", "high"), map(_known, by), strict=True)) for pool, by in shifts(fit).items()

@@ -182,7 +182,9 @@ def observe(path: Path, mapping: Map) -> Observations:
     columns, variables, labels = _rows(path, mapping, [mapping.metric.column])
     metric = columns[mapping.metric.column]
     if metric.dtype.kind != "f":
-        raise UserError(f"{path}: column '{mapping.metric.column}' is the metric, but holds text.")
+        raise UserError(
+            f"{path}: column '{mapping.metric.column}' is the metric, but {_no_numbers(metric)}; mend it, or name another."
+        )
     if mapping.pool is not None:
         columns[POOL] = _pools(mapping.pool, columns, path)
     link = Link(mapping.metric.ceiling, mapping.metric.floor)
@@ -243,7 +245,8 @@ def variable(name: str, spec: Column, columns: dict[str, NDArray[Any]], path: Pa
     if spec.values is None:
         if values.dtype.kind != "f":
             raise UserError(
-                f"{path}: column '{spec.column}' holds text, and '{name}' needs numbers; give them under 'variables.{name}.values'."
+                f"{path}: column '{spec.column}' {_no_numbers(values)}, and '{name}' needs numbers; give them under "
+                f"'variables.{name}.values'."
             )
         return np.asarray(values * spec.scale)
     found = []
@@ -278,6 +281,20 @@ def name_at(what: str, spec: Name, columns: dict[str, NDArray[Any]], row: int, p
 def _pools(spec: Name, columns: dict[str, NDArray[Any]], path: Path) -> NDArray[Any]:
     rows = range(len(next(iter(columns.values()))))
     return np.array([name_at(POOL, spec, columns, row, path) for row in rows], dtype=object)
+
+
+def _no_numbers(values: NDArray[Any]) -> str:
+    """Why a column of texts is none of numbers."""
+    first = next((value for value in values if value and not _is_number(value)), None)
+    return "is empty" if first is None else f"holds text, such as '{first}'"
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _column(column: Any) -> NDArray[Any]:

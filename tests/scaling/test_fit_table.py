@@ -40,6 +40,7 @@ def table(tmp_path):
         "seen": [*known.variables["images_seen"], 1.0],
         "loss": [*known.metric, 99.0],
         "kind": ["ours"] * len(known) + ["theirs"],
+        "nothing": [None] * (len(known) + 1),
     }
     pyarrow.csv.write_csv(pa.table(rows), tmp_path / "runs.csv")
     pq.write_table(pa.table(rows), tmp_path / "runs.parquet")
@@ -77,6 +78,20 @@ def test_the_command_line_fits_a_table(table):
         table / "runs.parquet", "chinchilla", table / "two.json", mapping=table / "map.yaml", holdout=None, options={}
     )
     assert parquet["rmse_holdout"] is None
+
+
+def test_a_power_law_is_of_whatever_number_the_table_has(table):
+    arguments = ["fit", str(table / "runs.csv"), "--metric", "loss", "--column", "encoder_params=params_m*1e6"]
+    rows = ["--rows", "kind == 'ours'", "--holdout", "params_m > 500", "--law", "power", "--out", str(table / "f.json")]
+    found = CliRunner().invoke(app, [*arguments, *rows])
+    assert found.exit_code == 0, found.output
+    assert "power: loss = floor + amplitude * encoder_params ** -exponent" in found.output
+    written = json.loads((table / "f.json").read_text())
+    assert written["parameters"]["amplitude"]["unit"] == "value * parameters ** exponent"
+    compared = {one["law"]: one for one in written["comparison"]}
+    assert compared["power"]["rmse_holdout"] == written["rmse_holdout"]
+    assert "is in val_loss" in compared["task"]["not_fitted"]
+    assert all(row["encoder_params"] >= 5e6 for row in written["predictions"])
 
 
 def test_a_mapping_on_the_command_line_is_the_same_as_in_a_file(table):
@@ -151,9 +166,11 @@ def test_baselines_are_what_they_say(table):
         (("params_m,", "params,"), "has no column 'params_m', which the mapping names; did you mean 'params'?"),
         (("kind == 'ours'", "kind == 'nobodys'"), "no row meets the mapping's condition"),
         (("kind == 'ours'", "kind > 'ours'"), "holds text, which can be compared by == and != alone"),
-        (("column: loss,", "column: kind,"), "column 'kind' is the metric, but holds text"),
+        (("column: loss,", "column: kind,"), "column 'kind' is the metric, but holds text, such as 'ours'; mend it, or name another."),
         (("column: seen", "column: kind"), "'images_seen' needs numbers; give them under 'variables.images_seen.values'"),
         (("column: seen", "column: kind, values: {outs: 1}"), "gives no number for 'ours'; did you mean 'outs'?"),
+        (("column: loss,", "column: nothing,"), "column 'nothing' is the metric, but is empty"),
+        (("column: seen", "column: nothing"), "column 'nothing' is empty, and 'images_seen' needs numbers"),
         (("name: val_loss", "nam: val_loss"), "metric.nam: "),
         (("name: val_loss", "higher_is_better: true"), "metric.ceiling is needed where higher is better"),
     ],

@@ -1,5 +1,7 @@
 """Every law: its slopes, its units, and its parameters found again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from known_laws import KNOWN, beyond, law_of, runs
@@ -7,6 +9,7 @@ from known_laws import KNOWN, beyond, law_of, runs
 from mimcore import registry
 from mimcore.scaling.estimate import fit_law
 from mimcore.scaling.law import ScalingLaw
+from mimcore.scaling.one_variable import of_table
 
 NAMES = sorted(KNOWN)
 
@@ -34,6 +37,28 @@ def test_a_formula_has_its_shift_where_it_is_added():
     formula = law_of("repetition", ("other",)).formula
     assert " + rise / (1 + load ** -k) + shift_other * other, 1 / effective = " in formula
     assert formula.endswith(" / memory")
+
+
+@pytest.mark.parametrize("name", ["power", "m4", "broken"])
+def test_a_law_of_images_is_the_same_of_another_number(name):
+    own = runs(name, 0.003, 0)
+    moved = replace(own, variables={"encoder_params": own.variables["unique_images"]})
+    law = of_table(law_of(name), moved, ())
+    assert "encoder_params" in law.formula
+    assert "images" not in law.formula + "".join(one.unit for one in law.parameters)
+    first, second = fit_law(law_of(name), own, {"bootstrap": 50}), fit_law(law, moved, {"bootstrap": 50})
+    assert first.parameters.tolist() == second.parameters.tolist()
+    assert first.ensemble.tolist() == second.ensemble.tolist()
+
+
+def test_a_law_stays_one_of_images_where_there_are_images_or_a_choice():
+    rows = runs("power", 0.003, 0)
+    n = rows.variables["unique_images"]
+    for variables in ({"unique_images": n, "encoder_params": n}, {"images_seen": n, "encoder_params": n}):
+        assert of_table(law_of("power"), replace(rows, variables=variables), ()).variables[0].name == "unique_images"
+    apart = replace(rows, variables={"encoder_params": n, "other": n > 1, "pool_far": n > 2})
+    assert of_table(law_of("power"), apart, ["other"]).variables[0].name == "encoder_params"
+    assert of_table(law_of("task"), apart, ["other"]).variables[0].name == "val_loss"
 
 
 @pytest.mark.parametrize("name", NAMES)
