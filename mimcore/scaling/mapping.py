@@ -307,4 +307,4 @@ def _column(column: Any) -> NDArray[Any]:
 
 def text(value: Any) -> str:
     """Write a cell as text; a whole number without a point."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
