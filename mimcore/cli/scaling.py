@@ -73,7 +73,7 @@ def fit(
         ),
     ] = None,
     rows: Annotated[
-        str | None, typer.Option("--rows", help="With --column: which rows are meant, such as \"data == 'mine'\".")
+        str | None, typer.Option("--rows", help="Only such rows, such as \"data == 'mine'\"; others are left out.")
     ] = None,
     ceiling: Annotated[
         float | None, typer.Option("--ceiling", help="With --column: the best value, where more is better.")
@@ -96,9 +96,9 @@ def fit(
     from mimcore.scaling.fit import fit as work
 
     if table is None:
-        if mapping or metric or column or law or holdout or out or report:
+        if mapping or metric or column or rows or law or holdout or out or report:
             raise UserError(
-                "--map, --metric, --column, --law, --holdout, --out and --report are for a table: mimcore fit TABLE --law NAME "
+                "--map, --metric, --column, --rows, --law, --holdout, --out and --report are for a table: mimcore fit TABLE --law NAME "
                 "--out FIT.json."
             )
         found = work(layout.RESULTS / "results.parquet", Study.read(params).fit, layout.FIT)
@@ -107,22 +107,20 @@ def fit(
     if law is None or out is None:
         raise UserError("mimcore fit TABLE needs --law NAME and --out FIT.json.")
     options = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
-    _fit_table(table, _meaning(table, mapping, metric, column or [], rows, ceiling), law, holdout, out, report, options)
+    _fit_table(table, _meaning(table, mapping, metric, column or [], ceiling), law, rows, holdout, out, report, options)
 
 
 def _meaning(
-    table: Path, mapping: Path | None, metric: str | None, columns: list[str], rows: str | None, ceiling: float | None
+    table: Path, mapping: Path | None, metric: str | None, columns: list[str], ceiling: float | None
 ) -> "Path | Map | None":
     """What a table's columns mean: by a file, by options, or, if it is a study's results, as known."""
     from mimcore.scaling.columns import mapping_of
     from mimcore.scaling.mapping import RESULTS_MAP, read_columns
 
-    if metric is not None or columns or rows is not None or ceiling is not None:
+    if metric is not None or columns or ceiling is not None:
         if mapping is not None:
-            raise UserError(
-                "--map and --metric, --column, --rows, --ceiling both say what columns mean; give one of them."
-            )
-        return mapping_of(metric, columns, rows, ceiling)
+            raise UserError("--map and --metric, --column, --ceiling both say what columns mean; give one of them.")
+        return mapping_of(metric, columns, ceiling)
     if mapping is None and not {*RESULTS_MAP.labels, RESULTS_MAP.metric.column} <= read_columns(table).keys():
         raise UserError(
             f"{table} is no table of a study's results; say what its columns mean by --map MAP.yaml, or by --metric COLUMN and "
@@ -135,6 +133,7 @@ def _fit_table(
     table: Path,
     mapping: "Path | Map | None",
     law: str,
+    rows: str | None,
     holdout: str | None,
     out: Path,
     report: Path | None,
@@ -142,7 +141,8 @@ def _fit_table(
 ) -> None:
     from mimcore.scaling.fit_table import fit_table, summary
 
-    print(summary(fit_table(table, law, out, mapping=mapping, holdout=holdout, options=options, report=report)))
+    found = fit_table(table, law, out, mapping=mapping, only=rows, holdout=holdout, options=options, report=report)
+    print(summary(found))
     if report is not None:
         print(f"report: {report / 'report.html'}")
 

@@ -6,14 +6,13 @@ from mimcore.errors import UserError
 from mimcore.scaling.mapping import Map
 
 
-def mapping_of(metric: str | None, columns: Sequence[str], rows: str | None, ceiling: float | None) -> Map:
+def mapping_of(metric: str | None, columns: Sequence[str], ceiling: float | None) -> Map:
     """Make of options what a mapping file says.
 
     Args:
         metric: the column of the metric.
         columns: variables as ``NAME=COLUMN`` or ``NAME=COLUMN*FACTOR``; the factor is what one of the column's units is in the
             variable's.
-        rows: which rows are meant, as a condition on the columns.
         ceiling: the best value there is, of a metric of which more is better.
 
     Raises:
@@ -38,7 +37,7 @@ def mapping_of(metric: str | None, columns: Sequence[str], rows: str | None, cei
         if scale is not None and scale <= 0:
             raise UserError(f"--column: the factor of '{column}' must be above 0.")
     told = {"column": metric, "name": metric, "higher_is_better": ceiling is not None, "ceiling": ceiling}
-    return Map.model_validate({"metric": told, "variables": variables, "rows": rows})
+    return Map.model_validate({"metric": told, "variables": variables})
 
 
 def _number(text: str) -> float | None:

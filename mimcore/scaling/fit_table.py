@@ -8,6 +8,7 @@ import numpy as np
 
 from mimcore import artifacts, registry
 from mimcore.definition import resolve
+from mimcore.errors import UserError
 from mimcore.scaling.conditions import rows_where
 from mimcore.scaling.estimate import Fit, Options
 from mimcore.scaling.extrapolate import baselines, compare, split
@@ -27,6 +28,7 @@ def fit_table(
     mapping: Path | Map | None,
     holdout: str | None,
     options: Mapping[str, Any],
+    only: str | None = None,
     report: Path | None = None,
 ) -> dict[str, Any]:
     """Fit a law to a table and write what was found.
@@ -39,6 +41,7 @@ def fit_table(
             loss is meant.
         holdout: a condition on the columns, or on the mapping's variables; such rows are forecast, not fitted.
         options: see ``estimate.Options``.
+        only: a condition on the columns; other rows are left out, as well as those that the mapping leaves out.
         report: the folder for a page with figures; none if not given.
 
     Returns:
@@ -54,7 +57,11 @@ def fit_table(
     """
     chosen = resolve(Options, options, "fit")
     meaning = RESULTS_MAP if mapping is None else read_map(mapping)
+    told = [f"({condition})" for condition in (meaning.rows, only) if condition is not None]
+    meaning = meaning.model_copy(update={"rows": " and ".join(told) or None})
     rows = observe(table, meaning)
+    if mapping is None:
+        _refuse_mixed(rows, table)
     if mapping is None or meaning.pool is not None:
         rows = levelled(rows)
     held_out = np.zeros(len(rows), dtype=bool)
@@ -99,6 +106,16 @@ def fit_table(
 
         table_report.write(fit, rows, held_out, task, found, f"{rows.name} in {table.name}", report)
     return found
+
+
+def _refuse_mixed(rows: Observations, table: Path) -> None:
+    """Refuse a study's results of several objectives, whose losses have no law in common."""
+    objectives = sorted(set(rows.columns.get("objective", ())))
+    if len(objectives) > 1:
+        raise UserError(
+            f"{table} holds losses of {' and '.join(objectives)}, which mean different things; name one, such as --rows "
+            f"\"objective == '{objectives[0]}'\"."
+        )
 
 
 def _parameters(fit: Fit) -> dict[str, dict[str, Any]]:

@@ -337,6 +337,24 @@ def test_a_wrong_task_is_refused_in_a_sentence(tmp_path, table, mapping, sentenc
     assert sentence in str(refused.value)
 
 
+def test_losses_of_two_objectives_are_not_taken_for_one(whole_study, tmp_path):
+    table = pq.read_table(whole_study / "results" / "results.parquet")
+    other = pa.array(["mae" if model == "tiny" else "simmim" for model in table["model"].to_pylist()])
+    pq.write_table(
+        table.set_column(table.column_names.index("objective"), "objective", other), tmp_path / "results.parquet"
+    )
+    arguments = ["fit", str(tmp_path / "results.parquet"), "--law", "power", "--out", str(tmp_path / "f.json")]
+    refused = CliRunner().invoke(app, arguments)
+    assert "holds losses of mae and simmim, which mean different things; name one, such as --rows" in str(
+        refused.exception
+    )
+    found = CliRunner().invoke(app, [*arguments, "--bootstrap", "0", "--rows", "objective == 'simmim'"])
+    assert found.exit_code == 0, found.output
+    written = json.loads((tmp_path / "f.json").read_text())
+    assert written["rows"] == 24
+    assert all("-small-" in row["label"] for row in written["predictions"])
+
+
 def test_a_studys_own_results_need_no_mapping(whole_study, tmp_path):
     table = whole_study / "results" / "results.parquet"
     found = fit_table(
