@@ -27,6 +27,7 @@ VERBS = {
     "sample": ["subset", "seed", "--params"],
     "export": ["subset", "seed", "--out", "--params"],
     "features": ["pool", "--run", "--timm", "--checkpoint", "--pooling", "--batch-size", "--out", "--params"],
+    "health": ["files"],
     "examples": ["name", "--params"],
     "prepare": ["name", "--params"],
     "modules": ["--params"],

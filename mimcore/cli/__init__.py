@@ -19,7 +19,7 @@ __all__ = ["app", "main"]
 
 #: Modules with verbs, in the order of the help.
 ROOMS = (
-    *("study", "data", "sampling", "training", "evaluation", "probes"),
+    *("study", "data", "sampling", "training", "evaluation", "probes", "health"),
     *("weights", "scaling", "rates", "plan", "advise", "look", "bench"),
 )
 for room in ROOMS:

@@ -1,12 +1,69 @@
 """The health of a representation, from features alone: how many dimensions it uses."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mimcore.errors import UserError
 
 #: Added to each share, as RankMe's authors do.
 EPSILON = 1e-7
+#: Images that are enough (Garrido et al. 2023, section 3.2).
+ENOUGH = 25_600
+
+
+@dataclass(frozen=True)
+class Health:
+    """How many dimensions the features of a file use.
+
+    Attributes:
+        images: N, those taken.
+        dimensions: D of a feature.
+        rankme: see ``rankme``.
+        effective_rank: see ``effective_rank``.
+    """
+
+    images: int
+    dimensions: int
+    rankme: float
+    effective_rank: float
+
+
+def health_of(file: Path, most: int = ENOUGH) -> Health:
+    """Judge the features that ``mimcore features`` wrote.
+
+    Args:
+        file: Parquet with a column ``feature``, lists of D numbers.
+        most: images to take, at equal steps through the file.
+
+    Raises:
+        UserError: there is no such file or column, or see ``rankme``.
+    """
+    try:
+        source = pq.ParquetFile(file)
+        lists = source.schema_arrow.field("feature").type
+    except (OSError, KeyError, pa.ArrowInvalid):
+        raise UserError(f"{file}: no Parquet file with a column 'feature'; write one by mimcore features.") from None
+    if not (pa.types.is_list(lists) or pa.types.is_large_list(lists) or pa.types.is_fixed_size_list(lists)):
+        raise UserError(
+            f"{file}: its column 'feature' holds {lists}, no lists of numbers; write it by mimcore features."
+        )
+    count = source.metadata.num_rows
+    taken = np.unique(np.linspace(0, max(count - 1, 0), min(most, count)).astype(np.int64))
+    found: list[NDArray[np.floating]] = []
+    first = 0
+    for batch in source.iter_batches(columns=["feature"]):
+        mine = taken[(taken >= first) & (taken < first + len(batch))] - first
+        found += [np.asarray(row, np.float32) for row in batch.column(0).take(pa.array(mine)).to_pylist()]
+        first += len(batch)
+    if len({len(row) for row in found}) > 1:
+        raise UserError(f"{file}: its features differ in length; write them anew by mimcore features.")
+    features = np.stack(found) if found else np.empty((0, 0), np.float32)
+    return Health(len(features), features.shape[1], rankme(features), effective_rank(features))
 
 
 def effective_rank(features: NDArray[np.floating]) -> float:
