@@ -84,8 +84,8 @@ def effective_rank(features: NDArray[np.floating]) -> float:
 def rankme(features: NDArray[np.floating]) -> float:
     """RankMe (Garrido et al. 2023, equation 1): the same of the features as they are, not centred, with 1e-7 added to each share.
 
-    It foretells, without labels, which of several encoders does badly: a low rank bounds what a linear probe can reach. Take at least as
-    many images as dimensions.
+    Its authors found it to foretell, without labels, which of joint-embedding encoders do badly: a low rank bounds what a linear probe can
+    use. Of masked modeling it need not (docs/pools.md). Take at least as many images as dimensions.
 
     Raises:
         UserError: the features are no matrix of two or more rows, are not finite, or are all the same.
