@@ -97,7 +97,18 @@ print(json.dumps({stage.cmd: [dep.def_path for dep in stage.deps] for stage in R
 #: They translate or only show; what they hand over is a parameter.
 TRANSLATORS = {
     f"mimcore/{name}.py"
-    for name in ("study", "runs", "layout", "explain", "progress", "execution", "lifetime", "launch", "__main__")
+    for name in (
+        "study",
+        "runs",
+        "layout",
+        "explain",
+        "progress",
+        "execution",
+        "lifetime",
+        "launch",
+        "startup",
+        "__main__",
+    )
 }
 #: Loaded by ``study.py`` in every stage, whether its own work uses them or not: what the code imports tells that.
 TRANSLATORS |= {"mimcore/definition.py", "mimcore/registry.py"}
