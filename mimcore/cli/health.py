@@ -27,5 +27,5 @@ def health(files: Annotated[list[Path], typer.Argument(help="Features, as mimcor
             print(f"{file}: fewer images than dimensions; no rank can exceed {one.images}.")
     Console().print(table)
     print(
-        "No rank says how good an encoder is: of encoders alike in size, one with a much lower rank does badly in a linear probe."
+        "A rank is no score: it bounds what a linear probe can use. Hold it against a task of yours before you choose by it."
     )

@@ -96,9 +96,9 @@ def fit(
     from mimcore.scaling.fit import fit as work
 
     if table is None:
-        if mapping or metric or column or rows or law or holdout or out or report:
+        if mapping or metric or column or rows or ceiling is not None or law or holdout or out or report:
             raise UserError(
-                "--map, --metric, --column, --rows, --law, --holdout, --out and --report are for a table: mimcore fit TABLE --law NAME "
+                "--map, --metric, --column, --rows, --ceiling, --law, --holdout, --out and --report are for a table: mimcore fit TABLE --law NAME "
                 "--out FIT.json."
             )
         found = work(layout.RESULTS / "results.parquet", Study.read(params).fit, layout.FIT)

@@ -44,6 +44,7 @@ def test_the_command_shows_files_side_by_side(tmp_path):
     assert said.exit_code == 0
     assert "3.0" in said.output
     assert "9.0" in said.output
+    assert "A rank is no score" in said.output
     assert said.output.count("fewer images than dimensions; no rank can exceed 40.") == 2
 
 
