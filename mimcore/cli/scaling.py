@@ -98,8 +98,8 @@ def fit(
     if table is None:
         if mapping or metric or column or rows or ceiling is not None or law or holdout or out or report:
             raise UserError(
-                "--map, --metric, --column, --rows, --ceiling, --law, --holdout, --out and --report are for a table: mimcore fit TABLE --law NAME "
-                "--out FIT.json."
+                "--map, --metric, --column, --rows, --ceiling, --law, --holdout, --out and --report are for a table: "
+                "mimcore fit TABLE --law NAME --out FIT.json."
             )
         found = work(layout.RESULTS / "results.parquet", Study.read(params).fit, layout.FIT)
         print(*sentences(found["laws"]), sep="\n")
