@@ -50,11 +50,15 @@ class Meter:
         """Units per second since the start."""
         return (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
 
+    def _pace(self) -> str:
+        """The rate in words, of slow work by the minute."""
+        return f"{self.rate:,.0f} {self.unit}/s" if self.rate >= 1 else f"{self.rate * 60:.2g} {self.unit}/min"
+
     def update(self, done: int, note: str = "") -> None:
         """Say that ``done`` units are ready, with a few words such as the latest loss."""
         self.done = done
         left = (self.total - done) / self.rate if done > self._first else None  # nobody knows yet
-        words = [f"{self.rate:,.0f} {self.unit}/s"] if left is not None else []
+        words = [self._pace()] if left is not None else []
         words += [note] if note else []
         if self._file and time.monotonic() - self._written >= FILE_SECONDS:
             self._written = time.monotonic()
@@ -93,7 +97,7 @@ class Meter:
         if kind is None:
             seconds = time.monotonic() - self._start
             # Work that was told of once, at its end, has no rate.
-            rate = f", {self.rate:,.0f} {self.unit}/s" if self.done > self._first else ""
+            rate = f", {self._pace()}" if self.done > self._first else ""
             print(f"{self.title}: done{rate}, {duration(seconds)}", file=sys.stderr, flush=True)
 
 

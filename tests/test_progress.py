@@ -88,3 +88,14 @@ def test_whoever_started_the_process_can_read_how_far_it_is(monkeypatch: pytest.
     assert json.loads(file.read_text())["done"] == 100  # at most once a second
     monkeypatch.setenv("MIMCORE_PROGRESS", str(tmp_path / "nowhere" / "progress.json"))
     progress.Meter("pretrain r", 400).update(1)  # a file that cannot be written stops no training
+
+
+def test_slow_work_is_counted_by_the_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.Meter("probe", 6, unit="timings") as meter:
+        now[0] = 90.0
+        meter.update(6)
+    assert "4 timings/min" in capsys.readouterr().err

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Times of a few steps, by machine; no artifact.
 PROBES = layout.SCRATCH / "plan.json"
+#: What DVC reads and writes anew for every stage.
+LOCK = Path("dvc.lock")
 #: What a run is measured by, and the same of a model that was never trained.
 MEASURES, FLOORS = ("features", "probe", "evaluate"), ("features-floor", "probe-floor", "floor")
 
@@ -67,6 +69,7 @@ def _priced(study: Study, stages: "list[Stage]", gpu: str | None, utilisation: f
     from mimcore.artifacts import digest, read_json, write_json
     from mimcore.plan.price import Priced, on_gpu
     from mimcore.plan.probe import Probe, machine
+    from mimcore.plan.starts import lock_lines
     from mimcore.plan.work import Counter
     from mimcore.progress import Phases
 
@@ -78,7 +81,7 @@ def _priced(study: Study, stages: "list[Stage]", gpu: str | None, utilisation: f
     known = read_json(PROBES) if PROBES.is_file() else {}
     about = machine(device)
     here = known.setdefault(digest(about)[:16], {"machine": about, "times": {}})
-    timed = Probe(device, here["times"], study.execution)
+    timed = Probe(device, here["times"], study.execution, lock_lines([stage.name for stage in stages], LOCK))
     if probe:
         with Phases("plan", unit="timings") as progress:
             timed.run(stages, progress)

@@ -1,33 +1,28 @@
-"""How long stages take on this machine: a few real steps of each distinct run and task, and the start of a process.
+"""How long stages take on this machine: a few real steps of each distinct run and task, and what a stage costs beside them.
 
 Images are noise of the right shape, since no index need exist yet: what the loader takes is for ``mimcore bench-data`` to say.
 """
 
-import json
 import platform
-import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 
 from mimcore import artifacts, registry
 from mimcore.definition import resolve
-from mimcore.evaluation.features import FeaturesConfig, Pixels, batch_features, extract
-from mimcore.evaluation.frozen import Frozen, Split, write_arrays
+from mimcore.evaluation.features import FeaturesConfig, Pixels, extract
+from mimcore.evaluation.frozen import write_arrays
 from mimcore.evaluation.recipe import Recipe
 from mimcore.evaluation.task import Context, Data, NotApplicable
 from mimcore.models import encoder as encoders
+from mimcore.plan import noise
+from mimcore.plan.starts import LOADS, dvc_seconds, start_seconds
 from mimcore.plan.work import Stage, fixed_images, foreseen, model_of, recipe_of
 from mimcore.training.state import Run, start_run
 from mimcore.training.states import images_before
@@ -37,47 +32,37 @@ from mimcore.training.validation import fixed_loss
 if TYPE_CHECKING:
     from mimcore.execution import Execution
 
-#: What each verb's process loads before it works.
-LOADS = {
-    "check": "mimcore.models.encoder, mimcore.scaling.fit, mimcore.training.schedule",
-    "modules": "mimcore.modules",
-    "index": "mimcore.data.index",
-    "sample": "mimcore.sampling.draw",
-    "examples": "mimcore.sampling.examples",
-    "prepare": "mimcore.sampling.prepare",
-    "pretrain": "mimcore.training.pretrain, torch._dynamo",  # which torch's optimisers load
-    "features": "mimcore.evaluation.extract",
-    "features-floor": "mimcore.evaluation.extract",
-    "probe": "mimcore.evaluation.probing, torch._dynamo",
-    "probe-floor": "mimcore.evaluation.probing, torch._dynamo",
-    "evaluate": "mimcore.evaluation.run, torch._dynamo",
-    "floor": "mimcore.evaluation.run, torch._dynamo",
-    "collect": "mimcore.scaling.collect",
-    "fit": "mimcore.scaling.fit",
-    "report": "mimcore.scaling.report",
-}
 #: Steps before the clock starts, and seconds that each timing lasts at least.
 WARM_STEPS, SECONDS = 3, 3.0
-#: Stages of the scratch pipeline that DVC is timed on.
-MANY = 11
-#: Images of the two lengths that a task is timed at.
-SHORT, LONG = 2, 12
+#: The two lengths that a stage is timed at: batches of a task that trains the encoder, else images.
+BATCHES, IMAGES = (2, 12), (64, 256)
+#: Images that a probe is timed on at most, and the fourth part of them: its solver takes no time on few.
+VECTORS = 2048
 
 Tell = Callable[[str, int, int], None]
 
 
 class Probe:
-    """Times kept by what they are times of, so that nothing is timed twice; ``times`` can be stored and given again."""
+    """Times kept by what they are times of, so that nothing is timed twice; ``times`` can be stored and given again.
 
-    def __init__(self, device: torch.device, times: dict[str, Any], execution: "Execution") -> None:
-        self.device, self.times, self.execution = device, times, execution
+    Args:
+        device: to time.
+        times: of what was timed before; new ones are added.
+        execution: workers, and how a step is sped up.
+        lock_lines: lines of ``dvc.lock`` that a stage meets (``starts.lock_lines``).
+    """
+
+    def __init__(
+        self, device: torch.device, times: dict[str, Any], execution: "Execution", lock_lines: float = 0
+    ) -> None:
+        self.device, self.times, self.execution, self.lock_lines = device, times, execution, lock_lines
 
     def seconds(self, stage: Stage) -> float | None:
         """How long a stage takes; None where it has not been timed."""
-        process, dvc = (self.times.get(_key({"start": what})) for what in (stage.verb, "dvc"))
+        process, dvc = self.times.get(_key({"start": LOADS[stage.verb]})), self.times.get(_key(_DVC))
         if process is None or dvc is None:
             return None
-        start = float(process + dvc)
+        start = float(process + dvc["stage"] + dvc["line"] * self.lock_lines)
         if stage.definition is None:
             return start
         found = self.times.get(_key(_timed(stage)))
@@ -95,12 +80,12 @@ class Probe:
     def run(self, stages: Sequence[Stage], tell: Tell) -> None:
         """Time whatever of ``stages`` has not been timed."""
         missing: dict[str, Callable[[], Any]] = {}
-        if stages and (key := _key({"start": "dvc"})) not in self.times:
+        if stages and (key := _key(_DVC)) not in self.times:
             missing[key] = dvc_seconds
         for stage in stages:
-            key = _key({"start": stage.verb})
-            if key not in self.times:
-                missing[key] = partial(start_seconds, stage.verb)
+            loads = LOADS[stage.verb]
+            if (key := _key({"start": loads})) not in self.times:
+                missing[key] = partial(start_seconds, loads)
             if stage.definition is not None and (key := _key(_timed(stage))) not in self.times:
                 missing[key] = partial(self._run if stage.verb == "pretrain" else self._task, stage)
         for number, (key, timing) in enumerate(missing.items()):
@@ -112,23 +97,27 @@ class Probe:
         """Seconds of a step, and of an image in validation."""
         definition = {**(stage.definition or {}), "seed": "s0"}
         run = start_run(definition, self.device, given=foreseen(definition))
-        images = _noise(run.schedule.batch_size, run.encoder.image_size, run.encoder.channels)
+        images = noise.images(run.schedule.batch_size, run.encoder.image_size, run.encoder.channels)
         batch = torch.from_numpy(images)
         speed_up(run, self.execution, batch[:2])
         step = self._time(lambda: train_step(run, batch), WARM_STEPS)
-        table = _Table(images, {})
+        table = noise.Table(images, {})
         fixed = self._time(lambda: self._validate(run, table), 1) / len(table)
         return {"step": step, "fixed": fixed}
 
-    def _validate(self, run: Run, table: "_Table") -> None:
+    def _validate(self, run: Run, table: noise.Table) -> None:
         fixed_loss(run.objective, run.encoder, table, self.device, run.schedule.precision)
 
     def _task(self, stage: Stage) -> dict[str, float]:
         """A task at three lengths gives what it takes at the start, for an image to train on and for one to test on."""
         encoder = encoders.build(resolve(encoders.Config, model_of(stage.definition or {}), "models"))
-        unit = 1 if _recipe(stage) is None else _recipe(stage).batch_size  # type: ignore[union-attr]
-        long = max(LONG * unit, 256) if unit == 1 else LONG * unit
-        short = max(SHORT * unit, 64) if unit == 1 else SHORT * unit
+        if (recipe := _recipe(stage)) is not None:
+            short, long = (batches * recipe.batch_size for batches in BATCHES)
+        elif {"task", "features"} <= set(stage.definition or {}):
+            long = min(max(stage.images[0], IMAGES[1]), VECTORS)
+            short = long // 4
+        else:
+            short, long = IMAGES
         first = self._evaluate(stage, encoder, short, 16)
         few = self._evaluate(stage, encoder, short, 16)
         # What a library loads at its first use, each stage's process pays for.
@@ -159,7 +148,7 @@ class Probe:
         pixels = [Pixels(encoder.image_size, encoder.channels)] if floor else []
         if "task" not in definition:
             config = resolve(FeaturesConfig, definition["features"], "features")
-            tables = [_examples(count, encoder, "labels") for count in (train, test)]
+            tables = [noise.examples(count, encoder, "labels") for count in (train, test)]
             return [encoder, *pixels], partial(self._extract, tables, config)
         options = dict(definition["task"])
         module = str(options.pop("module"))
@@ -167,8 +156,8 @@ class Probe:
             probe = registry.load("probe", module)
             config = resolve(probe.Config, options, "tasks")
             widths = [int(encoder.module.num_features)]
-            widths += [_pixel_numbers(pixels[0])] if pixels and probe.PIXELS else []
-            return [_vectors(train, test, width) for width in widths], lambda s, c: probe.probe(s, config, c)
+            widths += [noise.pixel_numbers(pixels[0])] if pixels and probe.PIXELS else []
+            return [noise.vectors(train, test, width) for width in widths], lambda s, c: probe.probe(s, config, c)
         task = registry.load("task", module)
         if recipe is not None:
             options |= (
@@ -177,8 +166,8 @@ class Probe:
                 else {"images_seen": train}
             )
         config = resolve(task.Config, options, "tasks")
-        first = _examples(min(train, 256) if recipe is not None else train, encoder, task.NEEDS)
-        data = Data(first, _examples(test, encoder, task.NEEDS), _CLASSES, _CLASSES)
+        first = noise.examples(min(train, 256) if recipe is not None else train, encoder, task.NEEDS)
+        data = Data(first, noise.examples(test, encoder, task.NEEDS), noise.CLASSES, noise.CLASSES)
         subjects = [encoder, *(pixels if task.PIXELS else [])]
         return subjects, lambda s, c: task.evaluate(s, config, data, c)
 
@@ -214,132 +203,6 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def start_seconds(verb: str) -> float:
-    """How long a process of a verb takes until it can work, median of three after a first."""
-    command = [sys.executable, "-c", f"import mimcore.cli, {LOADS[verb]}"]
-    found = []
-    for _ in range(4):
-        begun = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        found.append(time.perf_counter() - begun)
-    return statistics.median(found[1:])
-
-
-def dvc_seconds() -> float:
-    """What DVC itself takes for a stage that depends on this package's code: of a scratch pipeline, more stages less one."""
-    package = Path(__file__).resolve().parents[1]
-    files = sorted(f"mimcore/{file.name}" for file in package.iterdir() if file.name != "__pycache__")
-    found = []
-    for count in (1, MANY):
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copytree(package, Path(folder, "mimcore"), ignore=shutil.ignore_patterns("__pycache__"))
-            each = {"cmd": "echo ${item} > made-${item}", "deps": files, "outs": ["made-${item}"]}
-            pipeline = {"stages": {"probe": {"foreach": list(range(count)), "do": each}}}
-            Path(folder, "dvc.yaml").write_text(json.dumps(pipeline), encoding="utf-8")
-            for arguments in (["init", "--no-scm", "--quiet"], ["repro", "--quiet"]):
-                begun = time.perf_counter()
-                subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, check=True, capture_output=True)
-            found.append(time.perf_counter() - begun)
-    return max(0.0, found[1] - found[0]) / (MANY - 1)
-
-
-#: Frames of a clip of noise.
-_FRAMES = 16
-_CLASSES = [str(number) for number in range(10)]
-
-
-class _Table:
-    """Images in memory, as a task wants them."""
-
-    def __init__(self, images: np.ndarray, columns: Mapping[str, Any]) -> None:
-        self.images = images
-        side = {"width": [images.shape[3]] * len(images), "height": [images.shape[2]] * len(images)}
-        self.rows = pa.table({"key": [str(i) for i in range(len(images))], **side, **columns})
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def get(self, positions: np.ndarray) -> np.ndarray:
-        return np.asarray(self.images[positions])
-
-    def raw(self, position: int) -> np.ndarray:
-        return np.asarray(self.images[position])
-
-
-class _Clips(_Table):
-    """One short clip, as often as it is asked for."""
-
-    def __init__(self, image: np.ndarray, columns: Mapping[str, Any]) -> None:
-        from mimcore.data.clips import animate
-
-        frame = image.transpose(1, 2, 0)
-        self.data = animate([np.roll(frame, number, axis=0) for number in range(_FRAMES)])
-        super().__init__(np.broadcast_to(image, (len(columns["frames"]), *image.shape)), columns)
-
-    def encoded(self, positions: np.ndarray) -> Iterator[tuple[int, bytes]]:
-        for position in positions.tolist():
-            yield position, self.data
-
-    def explained(self, position: int) -> AbstractContextManager[None]:
-        return nullcontext()
-
-
-def _noise(count: int, image_size: int | tuple[int, int], channels: int) -> np.ndarray:
-    height, width = encoders.sides(image_size)
-    return np.random.default_rng(0).integers(0, 256, (count, channels, height, width), np.uint8)
-
-
-def _examples(count: int, encoder: encoders.Encoder, needs: str) -> Any:
-    """Noise with labels, or with two boxes to an image and, where they are needed, their masks."""
-    images = _noise(count, encoder.image_size, encoder.channels)
-    height, width = images.shape[2:]
-    random = np.random.default_rng(1)
-    if needs == "clips":
-        labels = pa.array(random.integers(0, len(_CLASSES), count), pa.int64())
-        return _Clips(images[0], {"label": labels, "frames": [_FRAMES] * count})
-    if needs == "labels":
-        return _Table(images, {"label": pa.array(random.integers(0, len(_CLASSES), count), pa.int64())})
-    corners = random.uniform(0, 0.5, (count, 2, 2))
-    boxes = np.concatenate([corners, corners + 0.4], axis=2) * [width, height, width, height]
-    areas = (0.4 * width) * (0.4 * height)
-    columns = {
-        "boxes": pa.array(boxes.tolist(), pa.list_(pa.list_(pa.float32()))),
-        "box_labels": pa.array(random.integers(0, len(_CLASSES), (count, 2)).tolist(), pa.list_(pa.int32())),
-        "box_areas": pa.array([[areas] * 2] * count, pa.list_(pa.float32())),
-        "box_crowd": pa.array([[False] * 2] * count, pa.list_(pa.bool_())),
-    }
-    if needs == "masks":
-        columns["masks"] = [_rectangles(image, height, width) for image in boxes]
-    return _Table(images, columns)
-
-
-def _rectangles(boxes: np.ndarray, height: int, width: int) -> list[str]:
-    from mimcore.evaluation.dense.masks import encode_masks
-
-    masks = np.zeros((len(boxes), height, width), np.uint8)
-    for mask, (x0, y0, x1, y1) in zip(masks, boxes.round().astype(int), strict=True):
-        mask[y0:y1, x0:x1] = 1
-    return [code["counts"] for code in encode_masks(masks)]
-
-
-def _vectors(train: int, test: int, width: int) -> Frozen:
-    """Noise in the place of features, of images with labels and tags."""
-    parts = []
-    for seed, count in enumerate((train, test)):
-        random = np.random.default_rng(seed)
-        numbers = random.standard_normal((count, width)).astype(np.float32)
-        labels = random.integers(0, len(_CLASSES), count)
-        rows = pa.table({"label": pa.array(labels, pa.int64()), "tags": [[_CLASSES[label]] for label in labels]})
-        parts.append(Split(rows, {"mean": numbers, "cls": numbers, "projected": numbers}))
-    return Frozen(parts[0], parts[1], _CLASSES, _CLASSES)
-
-
-def _pixel_numbers(pixels: Pixels) -> int:
-    """Width of the features of pixels."""
-    blank = torch.zeros(1, pixels.channels, *encoders.sides(pixels.image_size), dtype=torch.uint8)
-    return batch_features(pixels, blank, "float32")["pixels"].shape[1]
-
-
 def _timed(stage: Stage) -> dict[str, Any]:
     """What a time is a time of: neither the seed nor the subset, and of lengths only what the step sees."""
     definition = stage.definition or {}
@@ -353,6 +216,10 @@ def _timed(stage: Stage) -> dict[str, Any]:
 def _first(stage: Stage) -> dict[str, Any]:
     """What a task's first use in a process is a time of."""
     return {"first": (stage.definition or {}).get("task", {}).get("module", "features")}
+
+
+#: What DVC's own part of a stage is a time of.
+_DVC = {"dvc": "repro"}
 
 
 def _key(what: Mapping[str, Any]) -> str:

@@ -3,12 +3,15 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mimcore.cli.plan import _stages
 from mimcore.execution import Execution
-from mimcore.plan.probe import LOADS, Probe, dvc_seconds, start_seconds
+from mimcore.plan.noise import vectors
+from mimcore.plan.probe import Probe
+from mimcore.plan.starts import FILLER_LINES, LOADS, dvc_seconds, lock_lines, start_seconds
 from mimcore.plan.work import Counted, Counter, Stage, fixed_images
 from mimcore.study import Study
 from mimcore.training.flops import trace
@@ -56,9 +59,9 @@ def stages():
 @pytest.fixture(scope="module")
 def probed(monkeypatch_module: pytest.MonkeyPatch) -> Probe:
     monkeypatch_module.setattr("mimcore.plan.probe.SECONDS", 0.05)
-    monkeypatch_module.setattr("mimcore.plan.probe.start_seconds", lambda verb: 2.0)
-    monkeypatch_module.setattr("mimcore.plan.probe.dvc_seconds", lambda: 0.5)
-    probe = Probe(torch.device("cpu"), {}, Execution(workers=0))
+    monkeypatch_module.setattr("mimcore.plan.probe.start_seconds", lambda loads: 2.0)
+    monkeypatch_module.setattr("mimcore.plan.probe.dvc_seconds", lambda: {"stage": 0.3, "line": 0.0001})
+    probe = Probe(torch.device("cpu"), {}, Execution(workers=0), lock_lines=2000)
     probe.run(list(stages()), lambda *told: None)
     return probe
 
@@ -143,7 +146,7 @@ def test_a_stage_is_its_start_and_its_steps(probed: Probe) -> None:
 
 
 def test_nothing_is_timed_twice(probed: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    again = Probe(torch.device("cpu"), probed.times, Execution(workers=0))
+    again = Probe(torch.device("cpu"), probed.times, Execution(workers=0), lock_lines=2000)
     monkeypatch.setattr(Probe, "_run", None)
     monkeypatch.setattr(Probe, "_task", None)
     again.run(list(stages()), lambda *told: None)
@@ -151,7 +154,7 @@ def test_nothing_is_timed_twice(probed: Probe, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_was_not_timed_has_no_time(probed: Probe) -> None:
-    assert Probe(torch.device("cpu"), {}, Execution(workers=0)).seconds(next(stages())) is None
+    assert Probe(torch.device("cpu"), {}, Execution(workers=0), lock_lines=2000).seconds(next(stages())) is None
     other = Stage("pretrain", "r", (), RUN | {"schedule": SCHEDULE | {"batch_size": 32}}, (20,))
     assert probed.seconds(other) is None
 
@@ -163,9 +166,32 @@ def test_every_verb_of_a_study_is_timed_by_what_it_loads() -> None:
         assert all(find_spec(module) for module in loads.split(", ")), loads
 
 
-def test_the_start_of_a_process_is_its_imports(tmp_path: Path) -> None:
-    assert 0.05 < start_seconds("collect") < 60
+def test_the_start_of_a_process_is_its_imports() -> None:
+    assert 0.05 < start_seconds(LOADS["collect"]) < 60
 
 
-def test_dvc_takes_a_time_for_each_stage() -> None:
-    assert 0.01 < dvc_seconds() < 60
+def test_dvc_takes_a_time_for_each_stage_and_each_line_of_its_lock() -> None:
+    found = dvc_seconds()
+    assert 0.01 < found["stage"] < 60
+    assert 1e-6 < found["line"] < 1e-2
+
+
+def test_a_stage_meets_the_lock_and_half_of_what_comes_to_it(tmp_path: Path) -> None:
+    lock = tmp_path / "dvc.lock"
+    assert lock_lines(["a", "b"], lock) == FILLER_LINES
+    lock.write_text("schema: '2.0'\nstages:\n  a@x:\n    cmd: true\n    deps:\n    - path: y\n  b@x:\n    cmd: true\n")
+    assert lock_lines(["a@x", "b@x"], lock) == 8
+    assert lock_lines(["a@x", "c", "d"], lock) == 8 + 4 * 2 / 2
+
+
+def test_dvc_pays_for_its_lock(probed: Probe) -> None:
+    longer = Probe(torch.device("cpu"), probed.times, Execution(workers=0), lock_lines=12_000)
+    found = [probe.seconds(next(stages())) or 0.0 for probe in (probed, longer)]
+    assert found[1] - found[0] == pytest.approx(1.0)
+
+
+def test_features_of_noise_are_as_hard_as_those_of_images() -> None:
+    """Their spectrum falls with the square of the frequency, as that of natural images does (Field 1987)."""
+    power = np.abs(np.fft.rfft(vectors(400, 1, 1024).train.arrays["mean"], axis=1)[:, 4:64]) ** 2
+    slope = np.polyfit(np.log(np.arange(4, 64)), np.log(power.mean(axis=0)), 1)[0]
+    assert slope == pytest.approx(-2, abs=0.1)
