@@ -39,7 +39,8 @@ FILLER_LINES = 3 + 4 * FILLER_DEPS
 
 def start_seconds(loads: str) -> float:
     """How long a process takes until it can work, where it ``loads`` these modules: median of three after a first."""
-    command = [sys.executable, "-c", f"import mimcore.cli, {loads}"]
+    code = f"import mimcore.cli; from mimcore.startup import prepare; prepare(); import {loads}"
+    command = [sys.executable, "-c", code]
     found = []
     for _ in range(4):
         begun = time.perf_counter()
