@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+from mimcore.errors import UserError
+
 #: The folder of the package; files are named by their paths below it.
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,7 +21,11 @@ TRANSLATORS = {
 
 
 def closure(entries: Iterable[str]) -> set[str]:
-    """The entries, every file of the package that they reach, and the templates; package markers are left out."""
+    """The entries, every file of the package that they reach, and the templates; package markers are left out.
+
+    Raises:
+        UserError: a file is not Python.
+    """
     reached: set[str] = set()
     waiting = list(entries)
     while waiting:
@@ -48,7 +54,11 @@ def _verbs() -> dict[str, ast.stmt]:
 
 
 def _tree(file: Path) -> list[ast.stmt]:
-    return ast.parse(file.read_text(encoding="utf-8"), file).body
+    try:
+        return ast.parse(file.read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        where = f"{file.relative_to(ROOT).as_posix()} is not Python at line {error.lineno}"
+        raise UserError(f"{where}: {error.msg}; mend it.") from None
 
 
 def _imported(body: Iterable[ast.AST]) -> set[str]:
@@ -67,7 +77,7 @@ def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
     for node in body:
         yield node
         parts = ["body", "handlers", "cases", "orelse", "finalbody"]
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
             parts.remove("body")
         for part in parts:
             yield from _statements(getattr(node, part, ()))

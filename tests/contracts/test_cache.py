@@ -239,6 +239,35 @@ def test_an_edit_of_code_that_does_no_work_runs_what_looks_at_all_of_it_alone(pi
         assert pipeline.repro() == ["check", "modules"]
 
 
+#: Prints the stages that would be priced, and why ``fit`` is stale.
+LOOK = """
+from pathlib import Path
+from mimcore.cli.plan import _stages
+from mimcore.explain import explain
+from mimcore.modules import read_code
+from mimcore.plan.stale import stale
+from mimcore.study import Study
+study = Study.read(Path("params.yaml"))
+code = read_code(**study.modules)
+print(*(stage.name for stage in stale(list(_stages(study)), code)))
+print(explain("fit", code))
+"""
+
+
+def test_what_an_edit_costs_and_why_is_known_before_it_is_read_and_after(pipeline: Pipeline) -> None:
+    def look() -> tuple[set[str], str]:
+        done = subprocess.run(["python", "-c", LOOK], cwd=pipeline.root, capture_output=True, text=True, check=True)
+        stages, _, why = done.stdout.strip().partition("\n")
+        return set(stages.split()), why
+
+    with pipeline.edited("mimcore/scaling/choose.py", "\n# Told.\n"):
+        why = "fit is stale:\n  - code mimcore/scaling/choose.py has changed."
+        assert look() == ({"check", "modules", "fit", "report"}, why)
+        pipeline.repro("modules")
+        assert look() == ({"check", "fit", "report"}, why)
+    assert look() == ({"modules"}, "fit itself is up to date.")
+
+
 def test_an_edit_of_a_listing_indexes_that_pool(pipeline: Pipeline) -> None:
     with pipeline.edited("listings/digits.json", "\n"):
         assert pipeline.stale() == {"index@digits"}
