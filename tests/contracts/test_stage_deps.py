@@ -14,7 +14,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
 from mimcore import layout, registry
-from mimcore.imports import ROOT, TRANSLATORS, verb_imports
+from mimcore.imports import ROOT, verb_imports
 from mimcore.modules import STAGES, Code, read_code
 from mimcore.study import KINDS, Study
 
@@ -131,10 +131,6 @@ def test_what_is_told_is_imported_from_there(code: Code) -> None:
             package, module = re.escape(".".join(folders)), re.escape(last.removesuffix(".py"))
             named = rf'from {package}\.{module} import |from {package} import .*\b{module}\b|"{module}"'
             assert re.search(named, text), (name, file)
-
-
-def test_what_only_translates_is_nobodys_code(code: Code) -> None:
-    assert set().union(*code.values()).isdisjoint(TRANSLATORS)
 
 
 def test_templates_are_told(code: Code) -> None:
