@@ -1,7 +1,7 @@
 """``dvc.lock`` of a large study: of one stage it is read, and one stage is replaced, as text.
 
-DVC reads all of it for each stage (1 s of CPU for the 170 stages of a small study), and parses and writes all of it with every
-comment that it might have (5 s), under the lock of the repository. The text that comes out is the same here, byte for byte.
+DVC reads all of it for each stage, and parses and writes all of it with every comment that it might have, under the lock of the
+repository. The text that comes out is the same here, byte for byte.
 """
 
 import re

@@ -69,9 +69,13 @@ def file(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as JSON, in one piece; the same value always gives the same bytes."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with file(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(json_text(value), encoding="utf-8")
+
+
+def json_text(value: Any) -> str:
+    """What ``write_json`` writes."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -94,21 +94,6 @@ def constant(kind: Kind, name: str, variable: str) -> Any:
     raise KeyError(f"the {kind} {name} assigns no {variable}")
 
 
-def built_on(file: Path) -> list[Path]:
-    """The other modules that are offered by name and that a module of one of the kinds imports itself, by their paths.
-
-    ``robustness`` fine-tunes as ``finetune`` does, so that an edit of the latter changes what both find.
-    """
-    offered = {registered: source([kind], registered) for kind in FOLDERS for registered in names(kind)}
-    found = set()
-    for line in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(line, ast.ImportFrom):
-            here = [str(line.module), *(f"{line.module}.{alias.name}" for alias in line.names)]
-            paths = {Path(__file__).parents[1] / f"{module.replace('.', '/')}.py" for module in here}
-            found |= paths & set(offered.values())
-    return sorted(found)
-
-
 def _body(kind: Kind, name: str) -> list[ast.stmt]:
     """The top level of a module, read off its source."""
     return ast.parse(source([kind], name).read_text(encoding="utf-8")).body

@@ -179,6 +179,13 @@ class Study:
         """The module of an objective or a task: its ``module``, or its own name."""
         return str(self.options(kind, name).get("module", name))
 
+    @property
+    def modules(self) -> dict[str, dict[str, str]]:
+        """The modules of all objectives and tasks, listed by the study or not, by their names."""
+        return {
+            kind: {name: self.module(kind, name) for name in self.definitions[kind]} for kind in ("objectives", "tasks")
+        }
+
     def declared_run(self, name: str) -> dict[str, Any]:
         """Everything that is declared of a run, the pool's place aside; of a phase, with that of the run that it follows.
 

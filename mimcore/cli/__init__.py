@@ -1,7 +1,7 @@
 """The command line: one verb per stage, in the module of its room. A verb parses, calls and prints.
 
 To add one, write a function with ``@app.command(rich_help_panel=...)`` beside those of its room. What it works with is
-imported inside of it, so that ``--help`` stays fast; a stage's declared dependencies are read off those imports. A module
+imported inside of it, so that ``--help`` stays fast; which code a stage depends on is read off those imports. A module
 that is new is named in ``ROOMS``, where its verbs shall stand in the help.
 """
 

@@ -44,5 +44,6 @@ def explain(
 ) -> None:
     """Say in words why a stage is stale, or that it is not."""
     from mimcore.explain import explain as work
+    from mimcore.modules import read_code
 
-    print(work(stage))
+    print(work(stage, read_code(**Study.read(PARAMS).modules)))

@@ -45,6 +45,7 @@ def plan(
     from rich.console import Console
 
     from mimcore.artifacts import write_json
+    from mimcore.modules import read_code
     from mimcore.plan.price import total, totals
     from mimcore.plan.stale import stale
     from mimcore.plan.table import rows, sentences, table
@@ -53,7 +54,7 @@ def plan(
         raise UserError("--probe times this machine, and --gpu asks of another; give one of them.")
     study = Study.read(params)
     stages = list(_stages(study))
-    chosen = stages if everything or params != PARAMS else stale(stages)
+    chosen = stages if everything or params != PARAMS else stale(stages, read_code(**study.modules))
     priced = _priced(study, chosen, gpu, utilisation, probe)
     verbs, whole = totals(priced), total(priced, gpus, price)
     where = "This machine" if gpu is None else f"{gpu.upper()} at {utilisation:.0%} of its peak"
@@ -97,7 +98,7 @@ def _stages(study: Study) -> "Iterator[Stage]":
     yield Stage("check", "check")
     yield Stage("modules", "modules", ("check",))
     for pool in grid.pools:
-        yield Stage("index", f"index@{pool}", ("check",))
+        yield Stage("index", f"index@{pool}", ("modules",))
     indexed = tuple(f"index@{pool}" for pool in grid.pools)
     for subset in grid.subsets:
         for seed in grid.seeds:

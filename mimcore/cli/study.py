@@ -50,11 +50,7 @@ def check(
 
 @app.command(rich_help_panel=WORK)
 def modules(params: Params = PARAMS) -> None:
-    """Write which module each objective and task of the study is of, and a digest of its code."""
-    from mimcore.modules import write_modules
+    """Write which files of this package each stage, objective and task can reach, with their digests."""
+    from mimcore.modules import read_code, write_modules
 
-    study = Study.read(params)
-    named = {
-        kind: {name: study.module(kind, name) for name in study.definitions[kind]} for kind in ("objectives", "tasks")
-    }
-    write_modules(named["objectives"], named["tasks"], layout.MODULES)
+    write_modules(read_code(**Study.read(params).modules), layout.MODULES)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from closure import ROOT
 from dvc.repo import Repo
+
+from mimcore.imports import ROOT
 
 KINDS = ("pools", "subsets", "models", "objectives", "schedules", "features", "tasks")
 PARAMS: dict[str, Any] = {
@@ -46,7 +47,7 @@ PARAMS: dict[str, Any] = {
     "execution": {"device": "cpu", "threads": 1, "workers": 0},
 }
 
-#: Stands for ``mimcore/__main__.py``: standard library only, and no word of the modules that it stands for.
+#: Stands for ``mimcore/__main__.py``: ``modules`` does its work, every other verb none.
 STUB = """
 import hashlib, json, os, sys
 from pathlib import Path
@@ -72,11 +73,10 @@ for out in map(Path, stage["outs"]):
         out.write_text('{"valid": true}')
         continue
     if arguments == "modules":
-        for kind, folder in (("objectives", "objectives"), ("tasks", "evaluation")):
-            (out / kind).mkdir(parents=True)
-            for name, options in params[kind].items():
-                source = Path("mimcore", folder, options.get("module", name) + ".py").read_bytes()
-                (out / kind / (name + ".json")).write_text(hashlib.sha256(source).hexdigest())
+        from mimcore.modules import read_code, write_modules  # the true work: it is what this is about
+
+        named = {kind: {n: o.get("module", n) for n, o in params[kind].items()} for kind in ("objectives", "tasks")}
+        write_modules(read_code(**named), out)
         continue
     names = stage["inside"].get(str(out), ["data.json"])
     for file in [out] if out.suffix else [out / name for name in names]:

@@ -86,7 +86,7 @@ def test_a_second_repro_runs_nothing_bytecode_or_not(pipeline: Pipeline) -> None
     assert pipeline.stale() == set()
     assert pipeline.repro() == []
     (pipeline.root / ".dvcignore").write_text("")  # without the cure, the trap is there
-    assert {"check", *PRETRAIN} <= pipeline.stale()
+    assert pipeline.stale() == {"check", "modules"}
 
 
 def test_what_dvc_and_a_killed_process_leave_beside_artifacts_is_not_hashed(pipeline: Pipeline) -> None:
@@ -189,7 +189,7 @@ def artifacts(root: Path) -> dict[str, bytes]:
         ("mimcore/objectives/mae.py", [*PREPARE, *PRETRAIN]),
         ("mimcore/objectives/another.py", []),
         ("mimcore/evaluation/linear.py", PROBES),
-        ("mimcore/evaluation/detection.py", ["examples@detection", *EVALUATE, *FLOORS]),
+        ("mimcore/evaluation/detection.py", [*EVALUATE, *FLOORS]),
         ("mimcore/evaluation/probing.py", PROBES),
         ("mimcore/evaluation/extract.py", FEATURES),
         ("mimcore/evaluation/frozen.py", [*FEATURES, *PROBES]),
@@ -201,13 +201,14 @@ def artifacts(root: Path) -> dict[str, bytes]:
         ("mimcore/scaling/collect.py", ["collect"]),
         ("mimcore/data/formats/digits.py", ["index@digits"]),
         ("mimcore/data/index.py", ["index@digits"]),
-        ("mimcore/data/crops.py", [*PRETRAIN, *EVALUATE, *FLOORS]),
+        ("mimcore/data/crops.py", PRETRAIN),
         ("mimcore/sampling/strategies/random.py", ["sample@n16-s0", "sample@n64-s0"]),
         ("mimcore/sampling/examples.py", ["examples-features@all", "examples@detection"]),
         ("mimcore/training/schedule.py", PRETRAIN),
         ("mimcore/sampling/prepare.py", PREPARE),
         ("mimcore/models/decoder.py", [*PREPARE, *PRETRAIN]),
-        ("mimcore/models/encoder.py", [*PREPARE, *PRETRAIN, *FEATURES, *PROBES, *EVALUATE, *FLOORS]),
+        ("mimcore/models/hog.py", []),  # of another objective
+        ("mimcore/models/encoder.py", [*PREPARE, *PRETRAIN, *FEATURES, *EVALUATE, *FLOORS]),
         ("mimcore/scaling/choose.py", ["fit"]),
         ("mimcore/scaling/imported.py", ["collect"]),
         ("mimcore/scaling/import_runs.py", []),
@@ -221,16 +222,50 @@ def artifacts(root: Path) -> dict[str, bytes]:
 )
 def test_an_edit_of_code_makes_stale_what_imports_it(pipeline: Pipeline, file: str, stages: list[str]) -> None:
     with pipeline.edited(file):
-        # An edit among the objectives and tasks is of one module: which definitions it concerns is known when this stage has run.
-        if "modules" in pipeline.stale():
-            assert file.startswith(("mimcore/objectives/", "mimcore/evaluation/"))
-            assert pipeline.repro("modules") == ["modules"]
+        assert pipeline.stale() == {"check", "modules"}
+        assert pipeline.repro("modules") == ["modules"]
         assert pipeline.stale() == {"check", *stages}
 
 
-def test_an_edit_of_code_that_does_no_work_runs_the_check_alone(pipeline: Pipeline) -> None:
-    with pipeline.edited("mimcore/progress.py"):
-        assert pipeline.repro() == ["check"]
+def test_what_a_task_needs_of_images_chooses_them_anew(pipeline: Pipeline) -> None:
+    file = pipeline.root / "mimcore/evaluation/detection.py"
+    file.write_text(file.read_text().replace('NEEDS: Needs = "boxes"', 'NEEDS: Needs = "masks"'))
+    pipeline.repro("modules")
+    assert pipeline.stale() == {"check", "examples@detection", *EVALUATE, *FLOORS}
+
+
+def test_an_edit_of_code_that_does_no_work_runs_what_looks_at_all_of_it_alone(pipeline: Pipeline) -> None:
+    with pipeline.edited("mimcore/progress.py", "\n# Another edit.\n"):
+        assert pipeline.repro() == ["check", "modules"]
+
+
+#: Prints the stages that would be priced, and why ``fit`` is stale.
+LOOK = """
+from pathlib import Path
+from mimcore.cli.plan import _stages
+from mimcore.explain import explain
+from mimcore.modules import read_code
+from mimcore.plan.stale import stale
+from mimcore.study import Study
+study = Study.read(Path("params.yaml"))
+code = read_code(**study.modules)
+print(*(stage.name for stage in stale(list(_stages(study)), code)))
+print(explain("fit", code))
+"""
+
+
+def test_what_an_edit_costs_and_why_is_known_before_it_is_read_and_after(pipeline: Pipeline) -> None:
+    def look() -> tuple[set[str], str]:
+        done = subprocess.run(["python", "-c", LOOK], cwd=pipeline.root, capture_output=True, text=True, check=True)
+        stages, _, why = done.stdout.strip().partition("\n")
+        return set(stages.split()), why
+
+    with pipeline.edited("mimcore/scaling/choose.py", "\n# Told.\n"):
+        why = "fit is stale:\n  - code mimcore/scaling/choose.py has changed."
+        assert look() == ({"check", "modules", "fit", "report"}, why)
+        pipeline.repro("modules")
+        assert look() == ({"check", "fit", "report"}, why)
+    assert look() == ({"modules"}, "fit itself is up to date.")
 
 
 def test_an_edit_of_a_listing_indexes_that_pool(pipeline: Pipeline) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from closure import ROOT
 
 from mimcore.errors import UserError
+from mimcore.imports import ROOT
 from mimcore.training.scratch import scratch
 
 CHILD = """

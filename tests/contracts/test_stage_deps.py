@@ -1,46 +1,30 @@
-"""What a stage of ``dvc.yaml`` declares is what its work imports: no less, or a result is old; no more, or work is done twice."""
+"""What a stage of ``dvc.yaml`` depends on: of code, what the stage ``modules`` says of its verb and of its definition."""
 
+import json
+import re
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from closure import ROOT, closure, verb_imports
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
 from mimcore import layout, registry
+from mimcore.imports import ROOT, verb_imports
+from mimcore.modules import STAGES, Code, read_code
 from mimcore.study import KINDS, Study
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of DVC's own libraries
 
-#: What a stage of this name does: the verb of its command, and the kind of module that it finds by name.
-FINDS: dict[str, registry.Kind] = {
-    "index": "format",
-    "sample": "strategy",
-    "prepare": "objective",
-    "pretrain": "objective",
-    "probe": "probe",
-    "probe-floor": "probe",
-    "evaluate": "task",
-    "floor": "task",
-    "fit": "law",
-    "report": "law",
+#: Of what else than its verb the code of a stage is told: the folder of ``artifacts/modules``, by verb.
+OF_DEFINITION = {
+    **dict.fromkeys(("prepare", "pretrain"), "objectives"),
+    **dict.fromkeys(("probe", "probe-floor", "evaluate", "floor"), "tasks"),
 }
-#: What a stage of this name reads a constant of, without importing it.
-READS: dict[str, registry.Kind] = {"examples": "task"}
-#: Folders that a stage of this name declares whole, though today's modules do not reach all of it.
-WHOLE: dict[str, tuple[str, ...]] = {
-    "prepare": ("mimcore/models/",),
-    "modules": ("mimcore/objectives/", "mimcore/evaluation/"),
-}
-#: Where it is said which module a definition is of: who depends on that depends on the module.
-SAID: dict[str, tuple[str, tuple[registry.Kind, ...]]] = {
-    "artifacts/modules/objectives/": ("objectives", ("objective",)),
-    "artifacts/modules/tasks/": ("tasks", ("task", "probe")),
-}
-
 #: Where templates lie that no stage fills: of pages that a verb writes by itself.
 NO_STAGES = ("mimcore/look/", "mimcore/weights/", "mimcore/scaling/table.html.j2")
 
@@ -56,81 +40,104 @@ def study() -> Study:
     return Study.read(ROOT / "params.yaml")
 
 
+@pytest.fixture(scope="module")
+def code() -> Code:
+    """Of each verb, and of every objective, task and probe that there is; needs are no code."""
+    objectives, tasks = registry.names("objective"), [*registry.names("task"), *registry.names("probe")]
+    code = read_code({name: name for name in objectives}, {name: name for name in tasks})
+    return {name: files for name, files in code.items() if not name.startswith("needs/")}
+
+
 def verb_of(stage: PipelineStage) -> str:
     return str(stage.cmd.split()[3])
 
 
-def modules(kind: registry.Kind) -> dict[str, str]:
-    return {name: f"mimcore/{registry.FOLDERS[kind]}/{name}.py" for name in registry.names(kind)}
-
-
-def found_by_name(stage: PipelineStage, study: Study) -> set[str]:
-    """The modules that this instance may load by name."""
+def told(stage: PipelineStage, study: Study) -> set[str]:
+    """What is to be told of the code of this instance."""
     verb, arguments = verb_of(stage), stage.cmd.split()[4:]
-    if verb not in FINDS:
-        return set()
-    known = modules(FINDS[verb])
-    if FINDS[verb] in ("task", "probe"):
-        return {known[study.module("tasks", arguments[-1])]}
-    if verb == "prepare":
-        return {known[study.module("objectives", study.prepared[arguments[0]][0])]}
-    if FINDS[verb] == "objective":
-        return {known[study.module("objectives", study.runs[arguments[0]].objective)]}
-    return set(known.values())  # a folder is declared: any may be named
+    found = {f"stages/{verb}.json"}
+    if OF_DEFINITION.get(verb) == "tasks":
+        found.add(f"tasks/{arguments[-1]}.json")
+    elif verb == "prepare":
+        found.add(f"objectives/{study.prepared[arguments[0]][0]}.json")
+    elif verb == "pretrain":
+        found.add(f"objectives/{study.runs[arguments[0]].objective}.json")
+    elif verb == "examples" and arguments[0] in study.grid.tasks:
+        found.add(f"needs/{arguments[0]}.json")
+    return {(layout.MODULES / name).as_posix() for name in found}
 
 
-def read_by_name(stage: PipelineStage, study: Study) -> set[str]:
-    """The module that this instance reads a constant of."""
-    if verb_of(stage) not in READS or stage.cmd.split()[4] in study.grid.features:  # study.py asks what probes need
-        return set()
-    return {modules("task")[study.module("tasks", stage.cmd.split()[4])]}
-
-
-def declared(stage: PipelineStage, study: Study) -> set[str]:
-    """Declared files of the package; folders are walked through, and what is said of a definition stands for its module."""
-    found: set[str] = set()
-    for name in (dep.def_path for dep in stage.deps):
-        path = ROOT / name
-        folder, _, definition = name.rpartition("/")
-        if (said := SAID.get(f"{folder}/")) is not None:
-            module = study.module(said[0], definition.removesuffix(".json"))
-            file = registry.source(said[1], module)
-            found |= {str(one.relative_to(ROOT)) for one in (file, *registry.built_on(file))}
-        if name.startswith("mimcore/"):
-            inside = path.rglob("*") if path.is_dir() else [path]
-            found |= {
-                str(f.relative_to(ROOT)) for f in inside if f.suffix in {".py", ".j2"} and f.name != "__init__.py"
-            }
-    return found
-
-
-def test_what_the_work_imports_is_declared(stages: list[PipelineStage], study: Study) -> None:
+def test_a_stage_depends_on_the_code_of_its_verb_and_of_its_definition(
+    stages: list[PipelineStage], study: Study
+) -> None:
     for stage in stages:
-        if verb_of(stage) != "check":
-            needed = closure(*verb_imports(verb_of(stage)), *found_by_name(stage, study)) | read_by_name(stage, study)
-            assert needed - declared(stage, study) == set(), stage.addressing
+        names = [dep.def_path for dep in stage.deps]
+        of_code = [name for name in names if name.startswith(("mimcore", f"{layout.MODULES}/"))]
+        expected = {"mimcore"} if verb_of(stage) in ("check", "modules") else told(stage, study)
+        assert (len(of_code), set(of_code)) == (len(expected), expected), stage.addressing
+    assert {verb_of(stage) for stage in stages} == {"check", "modules", *STAGES}
 
 
-def test_what_is_declared_is_reached_by_some_instance(stages: list[PipelineStage], study: Study) -> None:
-    by_verb: dict[str, set[str]] = defaultdict(set)
-    for stage in stages:
-        by_verb[verb_of(stage)] |= declared(stage, study)
-    for verb, files in by_verb.items():
-        if verb != "check":
-            every = modules(FINDS[verb]).values() if verb in FINDS else ()
-            reached = closure(*verb_imports(verb), *every)
-            reached |= set(modules(READS[verb]).values()) if verb in READS else set()
-            templates = {
-                f"{Path(file).parent}/{path.name}" for file in reached for path in (ROOT / file).parent.glob("*.j2")
-            }
-            unreached = files - reached - templates
-            assert {file for file in unreached if not file.startswith(WHOLE.get(verb, ("/",)))} == set(), verb
+#: Imports each group of modules in a fork of its own, and prints the files of the package that are loaded then.
+LOADED = """
+import json, os, sys
+import torch, timm, sklearn, scipy, polars
+from importlib import import_module
+for name, modules in json.load(sys.stdin).items():
+    reader, writer = os.pipe()
+    if not os.fork():
+        for module in modules:
+            import_module(module)
+        files = {getattr(m, "__file__", None) for n, m in list(sys.modules.items()) if n.split(".")[0] == "mimcore"}
+        with open(writer, "w") as file:
+            json.dump(sorted(filter(None, files)), file)
+        os._exit(0)
+    os.close(writer)
+    print(json.dumps([name, json.loads(open(reader).read())]))
+    os.wait()
+"""
 
 
-def test_templates_are_declared(stages: list[PipelineStage], study: Study) -> None:
-    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "mimcore").rglob("*.j2")}
+def entries(name: str) -> set[str]:
+    """Where what a file of ``artifacts/modules`` tells of begins."""
+    folder, stem = name.removesuffix(".json").split("/")
+    if folder != "stages":
+        return {f"mimcore/{'objectives' if folder == 'objectives' else 'evaluation'}/{stem}.py"}
+    kind = STAGES[stem]
+    found = {f"mimcore/{registry.FOLDERS[kind]}/{module}.py" for module in registry.names(kind)} if kind else set()
+    return verb_imports(stem) | found
+
+
+def test_what_is_loaded_is_told(code: Code) -> None:
+    """A Python that imports where a stage's work begins loads nothing else of ours than what is told."""
+    asked = {name: [file.removesuffix(".py").replace("/", ".") for file in entries(name)] for name in code}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], input=json.dumps(asked), capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    loaded = dict(map(json.loads, done.stdout.splitlines()))
+    assert loaded.keys() == code.keys()
+    for name, paths in loaded.items():
+        files = {Path(path).relative_to(ROOT).as_posix() for path in paths if not path.endswith("/__init__.py")}
+        assert files >= entries(name), name
+        assert files - code[name].keys() == set(), name
+
+
+def test_what_is_told_is_imported_from_there(code: Code) -> None:
+    """Whatever is told of but is no entry is named by an import, or as a template, in another file that is."""
+    for name, files in code.items():
+        text = "\n".join((ROOT / file).read_text() for file in files)
+        for file in files.keys() - entries(name):
+            *folders, last = Path(file).parts
+            package, module = re.escape(".".join(folders)), re.escape(last.removesuffix(".py"))
+            named = rf'from {package}\.{module} import |from {package} import .*\b{module}\b|"{module}"'
+            assert re.search(named, text), (name, file)
+
+
+def test_templates_are_told(code: Code) -> None:
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mimcore").rglob("*.j2")}
     templates -= {name for name in templates if name.startswith(NO_STAGES)}
-    assert set().union(*(declared(stage, study) for stage in stages)) >= templates
+    assert {file for file in code["stages/report.json"] if file.endswith(".j2")} == templates
+    assert not [f for name, files in code.items() if name != "stages/report.json" for f in files if f.endswith(".j2")]
 
 
 def test_dvc_sees_every_file_of_the_package(stages: list[PipelineStage], quiet_tools: pytest.MonkeyPatch) -> None:

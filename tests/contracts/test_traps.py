@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import scaling_study
 import scratch_pipeline
-from closure import ROOT
 from dvc.repo import Repo
 
 from mimcore import layout
 from mimcore.cli import scaling
 from mimcore.errors import UserError
+from mimcore.imports import ROOT
 from mimcore.setaside import set_aside
 from mimcore.study import Study
 
