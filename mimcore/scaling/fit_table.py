@@ -47,10 +47,10 @@ def fit_table(
     Returns:
         What the file holds: ``law``, ``parameters`` (value, interval of the refits, interval of the
         profile likelihood or None, unit, and whether such data pin it down), ``shifts`` (only of several pools: by which the metric
-        of each but the first lies above that of the first, ``value``, ``low``, ``high``), ``r2`` and ``rmse`` of the
-        rows fitted, ``rmse_holdout`` with ``baselines`` and ``comparison`` (None without ``holdout``), ``overfitting`` and
-        ``proxy`` (see ``table_diagnostics``), ``predictions`` row by row, with the law's interval (``low``, ``high``) and that of
-        a single run (``run_low``, ``run_high``).
+        of each but the first lies above that of the first, ``value``, ``low``, ``high``), ``dropped_duplicates`` (how many rows were
+        left out as exact copies of others), ``r2`` and ``rmse`` of the rows fitted, ``rmse_holdout`` with ``baselines`` and
+        ``comparison`` (None without ``holdout``), ``overfitting`` and ``proxy`` (see ``table_diagnostics``), ``predictions`` row by
+        row, with the law's interval (``low``, ``high``) and that of a single run (``run_low``, ``run_high``).
 
     Raises:
         UserError: anything that is wrong with the table, the mapping, the condition, an option or the law.
@@ -60,6 +60,7 @@ def fit_table(
     told = [f"({condition})" for condition in (meaning.rows, only) if condition is not None]
     meaning = meaning.model_copy(update={"rows": " and ".join(told) or None})
     rows = observe(table, meaning)
+    copies = rows.copies
     if mapping is None:
         _refuse_mixed(rows, table)
     if mapping is None or meaning.pool is not None:
@@ -87,6 +88,7 @@ def fit_table(
         "options": chosen.model_dump(mode="json"),
         "holdout": holdout,
         "rows": len(train),
+        "dropped_duplicates": copies,
         "parameters": _parameters(fit),
         **({"shifts": moved} if moved else {}),
         "huber_threshold": fit.delta if np.isfinite(fit.delta) else None,
