@@ -21,6 +21,9 @@ from mimcore.scaling.observations import Link, Observations, check_numbers
 from mimcore.scaling.pools import PREFIX
 from mimcore.scaling.table import POOL, Array
 
+#: What a run cost in training, under the mapping's ``variables``.
+FLOPS = "flops"
+
 
 class Column(Definition):
     """How a variable is read off a column."""
@@ -85,6 +88,7 @@ class Map(Definition):
     """A mapping file."""
 
     metric: Metric
+    #: The variables of laws; ``flops`` are what a run cost, by which budgets are divided.
     variables: dict[str, Column] = Field(min_length=1)
     #: Variables of 0 and 1 by which the metric differs by a constant, whatever the law.
     covariates: tuple[str, ...] = ()
@@ -192,7 +196,9 @@ def observe(path: Path, mapping: Map) -> Observations:
     if mapping.pool is not None:
         columns[POOL] = _pools(mapping.pool, columns, path)
     link = Link(mapping.metric.ceiling, mapping.metric.floor)
-    found = Observations(variables, metric, labels, mapping.metric.name, link, {**variables, **columns})
+    # What a run costs is no variable of a law.
+    costs = {FLOPS: variables.pop(FLOPS)} if FLOPS in variables else {}
+    found = Observations(variables, metric, labels, mapping.metric.name, link, {**variables, **columns, **costs})
     return replace(found.only(kept), copies=len(labels) - len(kept))
 
 

@@ -19,11 +19,11 @@ from mimcore.scaling.estimate import fit_law
 from mimcore.scaling.fit import fit
 from mimcore.scaling.fit_options import Config
 from mimcore.scaling.frontier import frontier
-from mimcore.scaling.more_data import saturated
 from mimcore.scaling.next_runs import next_runs, rows
 from mimcore.scaling.outlook import Asked, divide, fit_one, outlook
 from mimcore.scaling.report import report
 from mimcore.scaling.rows import observations
+from mimcore.scaling.saturation import saturated
 from mimcore.scaling.table import Measure, Run, Setting
 
 TOP1 = Measure("linear", "top1", True)
