@@ -1,9 +1,7 @@
 """What to run next for a metric, from the results alone: runs of the models at hand on more images, for longer, or in holes of the grid."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +9,7 @@ import numpy as np
 from mimcore.errors import UserError
 from mimcore.scaling.advise import COUNT, choose
 from mimcore.scaling.applicable import answers, chosen_law, fit_asked
+from mimcore.scaling.estimate import Fit
 from mimcore.scaling.frontier import Price
 from mimcore.scaling.numbers import interval, number, short
 from mimcore.scaling.outlook import LOSS, Outlook
@@ -95,100 +94,113 @@ def next_runs(one: Outlook) -> NextRuns | None:
     """Choose among all models, subsets (and one of twice the images) and lengths (and twice the longest) that were not run.
 
     Of these, only those that the law can be asked of: where all runs are of one length, or of one model, no other. The forecast to be
-    narrowed is of the largest model on twice the images at the longest length. All of them together cost no more than was spent in all.
-    None where the fit has no refits to judge by.
+    narrowed is of the largest model on twice the images at the longest length. Those that tell most together, and each of the others, cost
+    no more than was spent in all. None where the fit has no refits to judge by, or there is nothing to choose from.
     """
     own = [run for run in one.runs if run.source == MADE]
-    models = {run.setting.model: float(run.encoder_params) for run in sorted(own, key=lambda run: run.encoder_params)}
-    pools = by_pool(own)
-    images = {pool: {run.subset: float(run.unique_images) for run in mine} for pool, mine in pools.items()}
-    most = max(pools, key=lambda pool: max(images[pool].values()))
-    target = 2 * max(images[most].values())
-    images = {pool: {**of, "": 2 * max(of.values())} for pool, of in images.items()}
-    lengths = {run.setting.schedule: float(run.images_seen) for run in own}
-    longest = max(lengths.values())
-    lengths[""] = 2 * longest
-    seeds = sorted({run.seed for run in own})
-    made = {(run.setting.model, run.subset, run.setting.schedule, run.seed) for run in one.runs}
-    places = [
-        Place(model, pool, subset, n, schedule, seen, seed)
-        for model in models
-        for pool, of in images.items()
-        for (subset, n), (schedule, seen), seed in product(of.items(), lengths.items(), seeds)
-        if (model, subset, schedule, seed) not in made and seen >= n
-    ]
-
-    def variables(places: Sequence[Place]) -> dict[str, Array]:
-        levels = [at_pool(one.fit, place.pool, 1) for place in places]
-        return {
-            "encoder_params": np.array([models[place.model] for place in places]),
-            "unique_images": np.array([place.unique_images for place in places]),
-            "images_seen": np.array([place.images_seen for place in places]),
-            **{name: np.concatenate([each[name] for each in levels]) for name in levels[0]},
-        }
-
-    open_ = answers(one.fit, variables(places)) if places else ()
-    places = [place for place, answered in zip(places, open_, strict=True) if answered]
+    places, aim = _places(own, {_at(run) for run in one.runs})
+    models = {run.setting.model: run for run in own}
+    if places:
+        mask = answers(one.fit, _variables(one.fit, models, places))
+        places = [place for place, answered in zip(places, mask, strict=True) if answered]
     if not places:
         return None
-    an_image = {run.setting.model: run.flops / run.images_seen for run in own}
-    costs = np.array([an_image[place.model] * place.images_seen for place in places])
-    spent = float(sum(run.flops for run in own))
-    largest = list(models)[-1]
-    aim = Place(largest, most, "", target, "", longest, "")
+    costs = np.array(
+        [models[at.model].flops / models[at.model].images_seen * at.images_seen for at in places], dtype=np.float64
+    )
+    spent, asked_of = float(sum(run.flops for run in own)), _variables(one.fit, models, places)
     try:
-        advice = choose(one.fit, variables(places), costs, variables([aim]), spent)
+        advice = choose(one.fit, asked_of, costs, _variables(one.fit, models, [aim]), spent)
     except UserError:
         return None
-    ahead = one.fit.predict(variables(places))
+    ahead, pools = one.fit.predict(asked_of), by_pool(own)
     sign, key = -1.0 if one.measure.higher_is_better else 1.0, one.measure[:2]
     best = {pool: sign * min(sign * run.values[key] for run in mine) for pool, mine in pools.items()}
-    known = np.array([best[place.pool] for place in places])
     removed = {step.index: step.gain for step in advice}
-    sizes = Counter((pool, n) for pool, of in images.items() for n in of.values())
-    times = Counter(lengths.values())
 
-    def told(index: int, seeded: bool) -> NextRun:
+    def told(index: int, named: Sequence[str]) -> NextRun:
         at = places[index]
         low, high = sorted((float(ahead.low[index]), float(ahead.high[index])))
         value = (float(ahead.mean[index]), low, high)
-        better = sign * (best[at.pool] - value[0])
-        apart = {
-            "subset": at.subset if sizes[at.pool, at.unique_images] > 1 else "",
-            "schedule": at.schedule if times[at.images_seen] > 1 else "",
-            "seed": at.seed if seeded and seeds[1:] else "",
-        }
         return NextRun(
             at.model,
             at.pool,
             at.unique_images,
             at.images_seen,
-            {name: text for name, text in apart.items() if text},
+            {name: text for name in named if (text := getattr(at, name))},
             float(costs[index]),
             value,
-            better,
+            sign * (best[at.pool] - value[0]),
             removed.get(index, 0.0),
         )
 
-    gains = sign * (known - ahead.mean) / costs
-    cells = {
-        (run.setting.model, pool, float(run.unique_images), float(run.images_seen))
-        for pool, mine in pools.items()
-        for run in mine
-    }
+    gains = sign * (np.array([best[at.pool] for at in places]) - ahead.mean) / costs
+    cells = {(run.setting.model, pool, run.unique_images, run.images_seen) for pool, of in pools.items() for run in of}
     bettering = []
     for i in np.argsort(-gains, kind="stable").tolist():
         if gains[i] > 0 and costs[i] <= spent and places[i].cell not in cells:
             cells.add(places[i].cell)
             bettering.append(i)
+    apart = _apart(own)
     return NextRuns(
         one.objective,
-        f"{largest} on {short(target)} images{f' of {most}' if most else ''}, {short(longest)} images seen",
+        f"{aim.model} on {short(aim.unique_images)} images{f' of {aim.pool}' if aim.pool else ''}, {short(aim.images_seen)} images seen",
         spent,
-        tuple(told(step.index, seeded=True) for step in advice),
-        tuple(told(index, seeded=False) for index in bettering[:COUNT]),
+        tuple(told(step.index, apart) for step in advice),
+        tuple(told(index, [name for name in apart if name != "seed"]) for index in bettering[:COUNT]),
         one.measure,
     )
+
+
+def _at(run: Run) -> tuple[str, str, str, str]:
+    return run.setting.model, run.subset, run.setting.schedule, run.seed
+
+
+def _places(own: Sequence[Run], made: Collection[tuple[str, str, str, str]]) -> tuple[list[Place], Place]:
+    """Where runs could be made, each of an epoch at least, and what is to be forecast.
+
+    Args:
+        own: the study's runs.
+        made: where there is a run; see ``_at``.
+    """
+    images = {pool: {run.subset: float(run.unique_images) for run in mine} for pool, mine in by_pool(own).items()}
+    images = {pool: {**of, "": 2 * max(of.values())} for pool, of in images.items()}
+    most = max(images, key=lambda pool: images[pool][""])
+    lengths = {run.setting.schedule: float(run.images_seen) for run in own}
+    longest = max(lengths.values())
+    models = list(dict.fromkeys(run.setting.model for run in sorted(own, key=lambda run: run.encoder_params)))
+    places = [
+        Place(model, pool, subset, n, schedule, seen, seed)
+        for model in models
+        for pool, of in images.items()
+        for subset, n in of.items()
+        for schedule, seen in (*lengths.items(), ("", 2 * longest))
+        for seed in sorted({run.seed for run in own})
+        if (model, subset, schedule, seed) not in made and seen >= n
+    ]
+    return places, Place(models[-1], most, "", images[most][""], "", longest, "")
+
+
+def _variables(fit: Fit, models: Mapping[str, Run], places: Sequence[Place]) -> dict[str, Array]:
+    levels = [at_pool(fit, place.pool, 1) for place in places]
+    return {
+        "encoder_params": np.array([float(models[place.model].encoder_params) for place in places]),
+        "unique_images": np.array([place.unique_images for place in places]),
+        "images_seen": np.array([place.images_seen for place in places]),
+        **{name: np.concatenate([each[name] for each in levels]) for name in levels[0]},
+    }
+
+
+def _apart(own: Sequence[Run]) -> list[str]:
+    """What tells runs of one model, data and length apart: a subset of as many images as another, such a schedule, or a seed."""
+    subsets = {(run.pool, run.unique_images, run.subset) for run in own}
+    schedules = {(run.images_seen, run.setting.schedule) for run in own}
+    several = {
+        "subset": len({one[:2] for one in subsets}) < len(subsets),
+        "schedule": len({one[0] for one in schedules}) < len(schedules),
+        "seed": len({run.seed for run in own}) > 1,
+    }
+    return [name for name, is_so in several.items() if is_so]
 
 
 def rows(
