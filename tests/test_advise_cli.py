@@ -541,9 +541,10 @@ def test_runs_are_forecast_from_imported_ones_alone(study: Study) -> None:
     inside = [one["low"] <= losses[one["run"]] <= one["high"] for one in forecasts]
     assert np.mean(inside) > 0.8
     found = advice("--budget", "1e15", "--write")
-    assert Study.read(Path("params.yaml")).grid.extra.keys() == {
-        one["run"] for one in found["runs"] if one["run"] not in study.runs
-    }
+    names = {one["run"] for one in found["runs"]}
+    assert Study.read(Path("params.yaml")).grid.extra.keys() == names
+    assert not names & set(study.runs)
+    assert {one["run"] for one in advice("--budget", "1e15")["runs"]} & set(study.runs), "what waits may be made next"
 
 
 def test_an_objective_of_imported_runs_has_advice_beside_one_that_was_run_here(study: Study) -> None:

@@ -66,7 +66,11 @@ def advise(
     objective: Annotated[str | None, typer.Option("--objective", help="By default the study's first.")] = None,
     law: Law = None,
     write: Annotated[
-        bool, typer.Option("--write", help="Add the runs to study.extra, and their forecasts to forecasts.json.")
+        bool,
+        typer.Option(
+            "--write",
+            help="Add the runs to study.extra, of those that the study has not, and their forecasts to forecasts.json.",
+        ),
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the advice here.")] = None,
     params: Params = PARAMS,
@@ -92,7 +96,9 @@ def advise(
     at, _ = variables_of(study, [wanted], counter)
     about = f"{wanted.model}-{wanted.subset}-{wanted.schedule}"
     refuse_strangers(fit, at, [about], "--target")
-    candidates = _answerable(fit, study, of, made, counter, table, mapping)
+    # What waits in the study may be made next, and cannot be added to it.
+    taken = {run.name for run in made} | (set(study.runs) if write else set())
+    candidates = _answerable(fit, study, of, made, taken, counter, table, mapping)
     costs = candidates.flops if gpu is None else gpu_hours(candidates, gpu, utilisation)
     unit = "FLOPs" if gpu is None else f"{gpu.upper()} hours"
     limit = next((given for given in (budget, hours) if given is not None), spent(LOSS.of(made, of)))
@@ -164,6 +170,7 @@ def _answerable(
     study: Study,
     objective: str,
     made: "Sequence[Run]",
+    taken: set[str],
     counter: "Counter",
     table: Path | None,
     mapping: Path | None,
@@ -172,10 +179,10 @@ def _answerable(
     from mimcore.scaling.applicable import answers, held, refuse_strangers
 
     if table is not None:
-        found = of_table(study, table, mapping, fit, made)
+        found = of_table(study, table, mapping, fit, made, taken)
         refuse_strangers(fit, found.variables, found.names, str(table))
         return found
-    found = of_study(study, objective, made, counter)
+    found = of_study(study, objective, taken, counter)
     mask: np.ndarray = answers(fit, found.variables)
     if not mask.any():
         shared = " and ".join(f"{name} {value:,.0f}" for name, value in held(fit).items())
@@ -198,11 +205,10 @@ def _write(study: Study, fit: "Fit", chosen: Sequence[tuple[str, Coordinates | N
                 "objective-model-subset-schedule-seed by names that are defined there."
             )
         runs.append(at)
-    new = {at.name: at.model_dump() for at in runs if at.name not in study.runs}
-    add_runs(study.file, new)
+    add_runs(study.file, {at.name: at.model_dump() for at in runs})
     written = _foresee(Study.read(study.file), fit, runs, counter)
     print(
-        f"{study.file}: {len(new)} runs added to study.extra, {written} forecasts to {layout.FORECASTS}. Next: dvc repro"
+        f"{study.file}: {len(runs)} runs added to study.extra, {written} forecasts to {layout.FORECASTS}. Next: dvc repro"
     )
 
 

@@ -1,6 +1,6 @@
 """Runs that could be made, for the verbs that say what to run next: what they are, and what they would cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,13 +44,12 @@ class Candidates:
         )
 
 
-def of_study(study: Study, objective: str, made: "Sequence[Run]", counter: "Counter") -> Candidates:
-    """Every run that params.yaml has definitions for and that is not made: those that could be added, and those that wait in the study.
+def of_study(study: Study, objective: str, taken: Collection[str], counter: "Counter") -> Candidates:
+    """Every run that params.yaml has definitions for and that is not ``taken``; of an epoch at least.
 
-    A run that never sees some of its images is none of that many, and left out.
+    A run that never sees some of its images is none of that many.
     """
     study.options("objectives", objective)
-    taken = {run.name for run in made}
     axes = (study.definitions["models"], study.grid.subsets, study.definitions["schedules"], study.grid.seeds)
     runs = [
         Coordinates(objective=objective, model=model, subset=subset, schedule=schedule, seed=seed)
@@ -66,16 +65,18 @@ def of_study(study: Study, objective: str, made: "Sequence[Run]", counter: "Coun
     ]
     if not left:
         raise UserError(
-            f"{study.file}: every run of '{objective}' that its definitions allow, and that sees all of its images, is made; "
-            "define another model, schedule or seed, or a larger subset."
+            f"{study.file}: every run of '{objective}' that its definitions allow, and that sees all of its images, is made or "
+            "in the study; define another model, schedule or seed, or a larger subset."
         )
     variables, flops = variables_of(study, left, counter)
     precisions = tuple(_precision(study, at.schedule) for at in left)
     return Candidates(tuple(at.name for at in left), tuple(left), variables, flops, precisions)
 
 
-def of_table(study: Study, path: Path, mapping: Path | None, fit: "Fit", made: "Sequence[Run]") -> Candidates:
-    """The runs of a table that are not made; FLOPs are its variable ``flops``, else read off those of runs that state them."""
+def of_table(
+    study: Study, path: Path, mapping: Path | None, fit: "Fit", made: "Sequence[Run]", taken: Collection[str]
+) -> Candidates:
+    """The runs of a table that are not ``taken``; FLOPs are its variable ``flops``, else read off those of runs that state them."""
     import numpy as np
 
     from mimcore.scaling.frontier import Price
@@ -113,10 +114,9 @@ def of_table(study: Study, path: Path, mapping: Path | None, fit: "Fit", made: "
     precision = _precision(study, study.grid.schedules[0])
     precisions = tuple(precision if at is None else _precision(study, at.schedule) for at in runs)
     found = Candidates(names, runs, variables, flops, precisions)
-    taken = {run.name for run in made}
     left = np.array([name not in taken for name in names])
     if not left.any():
-        raise UserError(f"{path}: every run of it is made; add others.")
+        raise UserError(f"{path}: every run of it is made or in the study; add others.")
     return found.only(left)
 
 
