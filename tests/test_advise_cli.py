@@ -1,19 +1,24 @@
 """``advise`` and ``forecast``: from a study's table to runs in params.yaml and forecasts that are judged later."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from mimcore import layout
 from mimcore.cli import app
+from mimcore.cli.candidates import variables_of
 from mimcore.errors import UserError
-from mimcore.plan.work import parameters
+from mimcore.plan.work import Counter, parameters
+from mimcore.scaling.collect import CURVES
 from mimcore.scaling.forecasts import judge, read_forecasts
 from mimcore.scaling.laws import repetition
 from mimcore.scaling.table import Row, read_results, runs_of, write_results
@@ -394,3 +399,165 @@ def test_a_wrong_table_of_candidates_is_refused(study: Study, change: tuple[str,
     Path("map.yaml").write_text(CANDIDATES_MAP)
     with pytest.raises(UserError, match=sentence):
         run("advise", "--candidates", "runs.csv", "--map", "map.yaml")
+
+
+def reported() -> list[tuple[str, ...]]:
+    """Model, unique images, images seen and, of several, the seed of each run that the report names to narrow a forecast."""
+    runs = runs_of(read_results(layout.RESULTS / "results.parquet"))
+    points = [
+        {"run": one.name, "images_seen": seen, "split": split, "loss": 1.0}
+        for one in runs
+        for split in ("val", "seen")
+        for seen in (one.images_seen // 2, one.images_seen)
+    ]
+    pq.write_table(pa.Table.from_pylist(points, schema=CURVES), layout.RESULTS / "curves.parquet")
+    notes = {"title": "A grid", "libraries": {}, "warnings": [], "imported": {}, "not_applicable": []}
+    (layout.RESULTS / "notes.json").write_text(json.dumps(notes))
+    run("fit")
+    run("report")
+    lines = (layout.REPORT / "report.md").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("Runs that narrow the forecast of "))
+    head = [cell.strip() for cell in lines[first + 2].split("|")]
+    rows = []
+    for line in lines[first + 4 :]:
+        if not line.startswith("|"):
+            break
+        cells = dict(zip(head, (cell.strip() for cell in line.split("|")), strict=True))
+        rows.append(tuple(cells[name] for name in ("model", "unique images", "images seen", "seed") if name in cells))
+    return rows
+
+
+def counted(study: Study, names: list[str]) -> None:
+    """The same table with the operations of each run as they are counted, which the verb prices its candidates by."""
+    collect(study, names)
+    table = layout.RESULTS / "results.parquet"
+    rows, counter = read_results(table), Counter()
+    flops = {name: float(variables_of(study, [study.runs[name]], counter)[1][0]) for name in names}
+    write_results(table, [replace(row, flops=flops[str(row.run)]) for row in rows])
+
+
+#: What the report may name, and no more: the models, lengths and seeds at hand, and as the largest subset twice the largest that was run.
+DEFINED = PARAMS.replace("  w256: " + MODEL.format(256).replace("{{", "{").replace("}}", "}") + "\n", "").replace(
+    "n16384: {pool: digits, images: 16384}", "n16384: {pool: digits, images: 8192}"
+)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "models", "seeds", "law"),
+    [
+        (("middle",), ("w32", "w64", "w128"), ("s0",), "model_data"),
+        (("middle",), ("w32", "w64", "w128"), ("s0", "s1"), "model_data"),
+        (("middle",), ("w64",), ("s0", "s1"), "power"),
+        (("short", "middle"), ("w32", "w64", "w128"), ("s0",), None),
+    ],
+)
+def test_the_report_advises_what_the_verb_does(
+    study: Study, lengths: tuple[str, ...], models: tuple[str, ...], seeds: tuple[str, ...], law: str | None
+) -> None:
+    """Of the same runs that could be made, both name the same, in the same order; of one length too, and of one model."""
+    text = DEFINED.replace("models: [w32, w64, w128]", f"models: [{', '.join(models)}]")
+    text = text.replace("seeds: [s0]", f"seeds: [{', '.join(seeds)}]")
+    for name in {"w32", "w64", "w128"} - set(models):
+        text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(f"  {name}:"))
+    text = text.replace("schedules: [short, middle, long]", f"schedules: [{', '.join(lengths)}]")
+    # What is twice the longest that was run is defined where lengths are told apart.
+    text = text.replace("long: {images_seen: 327680", "long: {images_seen: 163840")
+    if not lengths[1:]:
+        text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(("  short:", "  long:")))
+    Path("params.yaml").write_text(text)
+    study = Study.read(Path("params.yaml"))
+    names = [name for name in study.runs if "-n16384-" not in name]
+    gaps = {f"mae-{models[-1]}-n1024-{lengths[0]}-{seeds[-1]}", f"mae-{models[0]}-n4096-{lengths[-1]}-s0"}
+    counted(study, [name for name in names if name not in gaps])
+    told = reported()
+    # Of several lengths the report forecasts the longest that was run, and the verb the longest that is defined.
+    found = advice(*(["--target", f"{models[-1]}-n16384-{lengths[-1]}"] if lengths[1:] else []))
+    assert told
+    assert law in (None, found["law"])
+    images = {"n256": "256", "n1024": "1k", "n4096": "4.1k", "n16384": "8.2k"}
+    seen = {"short": "20k", "middle": "82k", "long": "164k"}
+    parts = [one["run"].split("-") for one in found["runs"]]
+    assert told == [
+        (model, images[subset], seen[schedule], *((seed,) if seeds[1:] else ()))
+        for _, model, subset, schedule, seed in parts
+    ]
+
+
+IMPORT_MAP = """
+coordinates:
+  {objective: {value: OBJECTIVE}, model: {column: model}, subset: {column: subset}, schedule: {column: schedule}, seed: {value: SEED}}
+variables: {encoder_params: {column: params}, unique_images: {column: images}, images_seen: {column: seen}FLOPS}
+metrics: {pretrain: {val_loss: {column: loss}}}
+"""
+
+
+def imported(study: Study, objective: str = "mae", seed: str = "theirs", flops: bool = False) -> dict[str, float]:
+    """Take the whole grid in from a table of somebody else's runs, and return their losses."""
+    losses = {name: loss(study, name) for name in study.runs}
+    lines = ["model,subset,schedule,params,images,seen,loss,flops"]
+    for name, value in losses.items():
+        at = study.runs[name]
+        facts = (study.options("subsets", at.subset)["images"], study.options("schedules", at.schedule)["images_seen"])
+        params = encoder_params(study.file.absolute(), at.model)
+        lines.append(f"{at.model},{at.subset},{at.schedule},{params},{facts[0]},{facts[1]},{value!r},1e12")
+    Path("theirs.csv").write_text("\n".join([*lines, ""]))
+    text = (
+        IMPORT_MAP.replace("OBJECTIVE", objective)
+        .replace("SEED", seed)
+        .replace("FLOPS", ", flops: {column: flops}" if flops else "")
+    )
+    Path("theirs.yaml").write_text(text)
+    run("import-runs", "theirs.csv", "--map", "theirs.yaml")
+    return losses
+
+
+def test_of_imported_runs_alone_the_advice_is_that_of_the_same_runs_made_here(study: Study) -> None:
+    """Nothing was run here: candidates are what params.yaml defines, those of the grid too, at the FLOPs that are counted for them."""
+    made = advice("--budget", "1e15", "--target", "w256-n16384-long")
+    (layout.RESULTS / "results.parquet").unlink()
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("models: [w32, w64, w128]", "models: [w256]"))  # made by nobody
+    imported(study, seed="s0")
+    assert advice("--budget", "1e15", "--target", "w256-n16384-long") == made
+    with pytest.raises(UserError, match=r"no run of 'mae' says how many FLOPs it took; give --budget FLOPS"):
+        run("advise")
+    Path("params.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"mae-w128-n1024-long-s0 \(from theirs.csv\) is also a run of the study"):
+        run("advise", "--budget", "1e15")
+
+
+def test_what_imported_runs_took_is_the_budget_where_nothing_was_run_here(study: Study) -> None:
+    (layout.RESULTS / "results.parquet").unlink()
+    imported(study, flops=True)
+    assert advice()["budget"] == pytest.approx(1e12 * len(study.runs))
+
+
+def test_runs_are_forecast_from_imported_ones_alone(study: Study) -> None:
+    (layout.RESULTS / "results.parquet").unlink()
+    losses = imported(study)
+    assert "36 forecasts added" in run("forecast")
+    forecasts = read_forecasts(layout.FORECASTS)
+    assert {one["run"] for one in forecasts} == set(study.runs)
+    inside = [one["low"] <= losses[one["run"]] <= one["high"] for one in forecasts]
+    assert np.mean(inside) > 0.8
+    found = advice("--budget", "1e15", "--write")
+    names = {one["run"] for one in found["runs"]}
+    assert Study.read(Path("params.yaml")).grid.extra.keys() == names
+    assert not names & set(study.runs)
+    assert {one["run"] for one in advice("--budget", "1e15")["runs"]} & set(study.runs), "what waits may be made next"
+
+
+def test_an_objective_of_imported_runs_has_advice_beside_one_that_was_run_here(study: Study) -> None:
+    """What is imported counts from then on, without 'dvc repro'; an objective that params.yaml does not define has no candidates."""
+    imported(study, "simmim")
+    with pytest.raises(UserError, match=r"params.yaml: objectives has no 'simmim'"):
+        run("advise", "--objective", "simmim", "--budget", "1e15")
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(
+        text.replace("\nschedules:", "\n  simmim: {mask_ratio: 0.6, mask_unit: 8}\nschedules:")
+    )
+    found = advice("--objective", "simmim", "--budget", "1e15")
+    assert found["runs"]
+    assert all(one["run"].startswith("simmim-") for one in found["runs"])
+    with pytest.raises(UserError, match=r"there is no run of objective 'feature'; run 'dvc repro', take in those of a"):
+        run("advise", "--objective", "feature", "--budget", "1e15")

@@ -52,6 +52,7 @@ VERBS = {
         "--holdout",
         "--out",
         "--report",
+        "--gain",
         "--bootstrap",
         "--confidence",
         "--seed",

@@ -17,6 +17,7 @@ from mimcore.cli.candidates import (
     target_of,
     variables_of,
 )
+from mimcore.cli.runs_made import runs_made, spent
 from mimcore.errors import UserError
 from mimcore.runs import Coordinates, Phase
 from mimcore.study import Study
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from mimcore.plan.work import Counter
     from mimcore.scaling.estimate import Fit
+    from mimcore.scaling.table import Run
 
 Law = Annotated[
     str | None,
@@ -33,15 +35,13 @@ Law = Annotated[
         "--law", help="A file of mimcore/scaling/laws; by default what the fit chose, else one that the runs allow."
     ),
 ]
-#: Refits behind advice and forecasts.
-REFITS = 500
 
 
 @app.command(rich_help_panel=ANSWER)
 def advise(
     budget: Annotated[
         float | None,
-        typer.Option("--budget", help="FLOPs for all runs together; by default a tenth of what was spent."),
+        typer.Option("--budget", help="FLOPs for all runs together; by default as many as were spent."),
     ] = None,
     hours: Annotated[
         float | None, typer.Option("--gpu-hours", min=0, help="The budget in hours of one GPU instead; with --gpu.")
@@ -66,7 +66,11 @@ def advise(
     objective: Annotated[str | None, typer.Option("--objective", help="By default the study's first.")] = None,
     law: Law = None,
     write: Annotated[
-        bool, typer.Option("--write", help="Add the runs to study.extra, and their forecasts to forecasts.json.")
+        bool,
+        typer.Option(
+            "--write",
+            help="Add the runs to study.extra, of those that the study has not, and their forecasts to forecasts.json.",
+        ),
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the advice here.")] = None,
     params: Params = PARAMS,
@@ -76,26 +80,33 @@ def advise(
 
     from mimcore.artifacts import write_json
     from mimcore.plan.work import Counter
-    from mimcore.scaling.advise import advise as choose
+    from mimcore.scaling.advise import choose
     from mimcore.scaling.advise import table as told
     from mimcore.scaling.applicable import held, refuse_strangers
+    from mimcore.scaling.outlook import LOSS
 
     if (gpu is None) != (hours is None) or (hours is not None and budget is not None):
         raise UserError("a budget is --budget FLOPS, or --gpu-hours HOURS of a --gpu NAME; give one of the two.")
     if mapping is not None and table is None:
         raise UserError("--map says what the columns of --candidates mean; give both.")
     study, counter = Study.read(params), Counter()
-    of = objective or study.grid.objectives[0]
-    fit, made = _fit(study, law, of)
+    of, made = objective or study.grid.objectives[0], runs_made(study)
+    fit = _fit(study, law, of, made)
     wanted = target_of(study, of, target, schedules_of_length(study, held(fit).get("images_seen")))
     at, _ = variables_of(study, [wanted], counter)
     about = f"{wanted.model}-{wanted.subset}-{wanted.schedule}"
     refuse_strangers(fit, at, [about], "--target")
-    candidates = _answerable(fit, study, of, made, counter, table, mapping)
+    # What waits in the study may be made next, and cannot be added to it.
+    taken = {run.name for run in made} | (set(study.runs) if write else set())
+    candidates = _answerable(fit, study, of, made, taken, counter, table, mapping)
     costs = candidates.flops if gpu is None else gpu_hours(candidates, gpu, utilisation)
     unit = "FLOPs" if gpu is None else f"{gpu.upper()} hours"
-    limit = next((given for given in (budget, hours) if given is not None), _spent(fit) / 10)
-    advice = choose(fit, candidates.variables, costs, at, limit, count, repeat=False)
+    limit = next((given for given in (budget, hours) if given is not None), spent(LOSS.of(made, of)))
+    if limit is None:
+        raise UserError(
+            f"no run of '{of}' says how many FLOPs it took; give --budget FLOPS, or --gpu-hours HOURS and --gpu NAME."
+        )
+    advice = choose(fit, candidates.variables, costs, at, limit, count)
     if not advice:
         raise UserError(
             f"{'--budget' if gpu is None else '--gpu-hours'}: {limit:.3g} {unit} pay for none of {len(costs)} candidates; the "
@@ -118,10 +129,11 @@ def forecast(law: Law = None, params: Params = PARAMS) -> None:
     from mimcore.scaling.applicable import answers, refuse_strangers
 
     study, counter = Study.read(params), Counter()
-    total = silent = 0
+    made = runs_made(study)
+    names, total, silent = {run.name for run in made}, 0, 0
     for objective in dict.fromkeys(at.objective for at in study.runs.values()):
-        fit, made = _fit(study, law, objective)
-        ahead = {name: at for name, at in study.runs.items() if at.objective == objective and name not in made}
+        fit = _fit(study, law, objective, made)
+        ahead = {name: at for name, at in study.runs.items() if at.objective == objective and name not in names}
         waiting = [at for at in ahead.values() if not isinstance(at, Phase)]  # a law of first runs says nothing of them
         if waiting:
             variables, _ = variables_of(study, waiting, counter)
@@ -135,37 +147,30 @@ def forecast(law: Law = None, params: Params = PARAMS) -> None:
     print(f"{layout.FORECASTS}: {total} forecasts added." if total else "Every run of the study is made or forecast.")
 
 
-def _fit(study: Study, law: str | None, objective: str) -> "tuple[Fit, set[str]]":
-    """The law, fitted to the runs of one objective, and the names of all runs in the results."""
-    from mimcore.definition import resolve
-    from mimcore.scaling.applicable import LAWS, chosen_law, fit_first
-    from mimcore.scaling.fit_options import Config
-    from mimcore.scaling.mapping import RESULTS_MAP, observe
-    from mimcore.scaling.pools import levelled
-    from mimcore.scaling.table import POOL
+def _fit(study: Study, law: str | None, objective: str, made: "Sequence[Run]") -> "Fit":
+    """The law, fitted to the runs of one objective."""
+    from mimcore.artifacts import read_json
+    from mimcore.scaling.applicable import chosen_law, fit_asked
+    from mimcore.scaling.outlook import LOSS
+    from mimcore.scaling.rows import observations
 
-    results = layout.RESULTS / "results.parquet"
-    if not results.is_file():
+    rows = observations(LOSS.of(made, objective), LOSS.measure)
+    if rows is None:
         raise UserError(
-            f"{results} is missing, and a law is fitted to runs that were made; make some with 'dvc repro'."
+            f"there is no run of objective '{objective}'; run 'dvc repro', take in those of a table with 'mimcore import-runs', or name "
+            "another."
         )
-    rows = observe(results, RESULTS_MAP)
-    if resolve(Config, study.fit, "fit").pools == "alike":
-        rows.columns.pop(POOL, None)
-    made = {str(name) for name in rows.columns["run"]}
-    rows = rows.only(rows.columns["objective"] == objective)
-    if not len(rows):
-        raise UserError(f"the results have no run of objective '{objective}'; run 'dvc repro', or name another.")
-    chosen = chosen_law(layout.FIT / "fit.json", objective)
-    names = [law] if law else [*([chosen] if chosen else []), *LAWS]
-    return fit_first(names, levelled(rows), {"bootstrap": REFITS}), made
+    fitted = layout.FIT / "fit.json"
+    chosen = chosen_law(read_json(fitted), objective) if fitted.is_file() else None
+    return fit_asked(rows, chosen, law)
 
 
 def _answerable(
     fit: "Fit",
     study: Study,
     objective: str,
-    made: set[str],
+    made: "Sequence[Run]",
+    taken: set[str],
     counter: "Counter",
     table: Path | None,
     mapping: Path | None,
@@ -174,10 +179,10 @@ def _answerable(
     from mimcore.scaling.applicable import answers, held, refuse_strangers
 
     if table is not None:
-        found = of_table(study, table, mapping, fit, made)
+        found = of_table(study, table, mapping, fit, made, taken)
         refuse_strangers(fit, found.variables, found.names, str(table))
         return found
-    found = of_study(study, objective, made, counter)
+    found = of_study(study, objective, taken, counter)
     mask: np.ndarray = answers(fit, found.variables)
     if not mask.any():
         shared = " and ".join(f"{name} {value:,.0f}" for name, value in held(fit).items())
@@ -186,15 +191,6 @@ def _answerable(
             "define one that shares it, or make runs that differ in it."
         )
     return found.only(mask)
-
-
-def _spent(fit: "Fit") -> float:
-    """FLOPs of the study's own runs that the law is fitted to."""
-    import numpy as np
-
-    columns = fit.observations.columns
-    own = columns["source"] == "made" if "source" in columns else np.ones(len(fit.observations), dtype=bool)
-    return float(np.nansum(columns["flops"][own]))
 
 
 def _write(study: Study, fit: "Fit", chosen: Sequence[tuple[str, Coordinates | None]], counter: "Counter") -> None:

@@ -1,6 +1,6 @@
 """Runs that could be made, for the verbs that say what to run next: what they are, and what they would cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from mimcore.plan.work import Counter
     from mimcore.scaling.estimate import Fit
+    from mimcore.scaling.table import Run
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,12 @@ class Candidates:
         )
 
 
-def of_study(study: Study, objective: str, made: set[str], counter: "Counter") -> Candidates:
-    """Every run that could be listed under ``study.extra`` and is neither made nor in the study."""
+def of_study(study: Study, objective: str, taken: Collection[str], counter: "Counter") -> Candidates:
+    """Every run that params.yaml has definitions for and that is not ``taken``; of an epoch at least.
+
+    A run that never sees some of its images is none of that many.
+    """
+    study.options("objectives", objective)
     axes = (study.definitions["models"], study.grid.subsets, study.definitions["schedules"], study.grid.seeds)
     runs = [
         Coordinates(objective=objective, model=model, subset=subset, schedule=schedule, seed=seed)
@@ -53,19 +58,25 @@ def of_study(study: Study, objective: str, made: set[str], counter: "Counter") -
         for schedule in axes[2]
         for seed in axes[3]
     ]
-    left = [at for at in runs if at.name not in made and at.name not in study.runs]
+    left = [
+        at
+        for at in runs
+        if at.name not in taken and _subset_images(study, at.subset, at.seed) <= _length(study, at.schedule)
+    ]
     if not left:
         raise UserError(
-            f"{study.file}: every run of '{objective}' that its definitions allow is made; define another model, schedule or "
-            "seed, or a larger subset."
+            f"{study.file}: every run of '{objective}' that its definitions allow, and that sees all of its images, is made or "
+            "in the study; define another model, schedule or seed, or a larger subset."
         )
     variables, flops = variables_of(study, left, counter)
     precisions = tuple(_precision(study, at.schedule) for at in left)
     return Candidates(tuple(at.name for at in left), tuple(left), variables, flops, precisions)
 
 
-def of_table(study: Study, path: Path, mapping: Path | None, fit: "Fit", made: set[str]) -> Candidates:
-    """The runs of a table that are not made; FLOPs are its variable ``flops``, else read off those of the runs that were made."""
+def of_table(
+    study: Study, path: Path, mapping: Path | None, fit: "Fit", made: "Sequence[Run]", taken: Collection[str]
+) -> Candidates:
+    """The runs of a table that are not ``taken``; FLOPs are its variable ``flops``, else read off those of runs that state them."""
     import numpy as np
 
     from mimcore.scaling.frontier import Price
@@ -92,16 +103,18 @@ def of_table(study: Study, path: Path, mapping: Path | None, fit: "Fit", made: s
         for name in ("encoder_params", "images_seen"):
             if name not in variables:
                 raise UserError(f"{path}: give {name} under the mapping's 'variables', or flops: a run has a cost.")
-        rows = fit.observations
-        known = np.isfinite(rows.columns["flops"])
-        sizes, seen = (rows.variables[name][known] for name in ("encoder_params", "images_seen"))
-        price = Price.of(sizes.tolist(), (rows.columns["flops"][known] / seen).tolist())
+        priced = [run for run in made if run.flops > 0 and run.name in fit.observations.labels]
+        if not priced:
+            raise UserError(
+                f"{path}: give flops under the mapping's 'variables': no run that was made states how many it took."
+            )
+        price = Price.of([run.encoder_params for run in priced], [run.flops / run.images_seen for run in priced])
         flops = price(variables["encoder_params"]) * variables["images_seen"]
     runs = tuple(_defined(study, name) for name in names)
     precision = _precision(study, study.grid.schedules[0])
     precisions = tuple(precision if at is None else _precision(study, at.schedule) for at in runs)
     found = Candidates(names, runs, variables, flops, precisions)
-    left = np.array([name not in made and name not in study.runs for name in names])
+    left = np.array([name not in taken for name in names])
     if not left.any():
         raise UserError(f"{path}: every run of it is made or in the study; add others.")
     return found.only(left)

@@ -86,6 +86,10 @@ def fit(
     report: Annotated[
         Path | None, typer.Option("--report", help="A folder for a page with the law's figures (report.html).")
     ] = None,
+    gain: Annotated[
+        float | None,
+        typer.Option(help="What doubling the images must gain to be worth it; by default 1 % of the best metric."),
+    ] = None,
     bootstrap: Annotated[int, typer.Option(help="Refits behind the intervals.")] = 1000,
     confidence: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.9,
     seed: Annotated[int, typer.Option(help="Seed of the refits.")] = 0,
@@ -96,9 +100,20 @@ def fit(
     from mimcore.scaling.fit import fit as work
 
     if table is None:
-        if mapping or metric or column or rows or ceiling is not None or law or holdout or out or report:
+        if (
+            mapping
+            or metric
+            or column
+            or rows
+            or ceiling is not None
+            or law
+            or holdout
+            or out
+            or report
+            or gain is not None
+        ):
             raise UserError(
-                "--map, --metric, --column, --rows, --ceiling, --law, --holdout, --out and --report are for a table: "
+                "--map, --metric, --column, --rows, --ceiling, --law, --holdout, --out, --report and --gain are for a table: "
                 "mimcore fit TABLE --law NAME --out FIT.json."
             )
         found = work(layout.RESULTS / "results.parquet", Study.read(params).fit, layout.FIT)
@@ -107,7 +122,8 @@ def fit(
     if law is None or out is None:
         raise UserError("mimcore fit TABLE needs --law NAME and --out FIT.json.")
     options = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
-    _fit_table(table, _meaning(table, mapping, metric, column or [], ceiling), law, rows, holdout, out, report, options)
+    meaning = _meaning(table, mapping, metric, column or [], ceiling)
+    _fit_table(table, meaning, law, rows, holdout, out, report, gain, options)
 
 
 def _meaning(
@@ -137,11 +153,14 @@ def _fit_table(
     holdout: str | None,
     out: Path,
     report: Path | None,
+    gain: float | None,
     options: dict[str, Any],
 ) -> None:
     from mimcore.scaling.fit_table import fit_table, summary
 
-    found = fit_table(table, law, out, mapping=mapping, only=rows, holdout=holdout, options=options, report=report)
+    found = fit_table(
+        table, law, out, mapping=mapping, only=rows, holdout=holdout, options=options, report=report, gain=gain
+    )
     print(summary(found))
     if report is not None:
         print(f"report: {report / 'report.html'}")

@@ -1,12 +1,13 @@
 """Which runs to make next: those that narrow a forecast most for what they cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rich.table import Table
 
 from mimcore.errors import UserError
+from mimcore.scaling.applicable import answers
 from mimcore.scaling.estimate import Fit
 from mimcore.scaling.law import Variables
 from mimcore.scaling.numbers import interval, number
@@ -14,6 +15,8 @@ from mimcore.scaling.table import Array
 
 #: Refits further than this many deviations from the median are drawn in: a refit that lost its way is no evidence.
 FAR = 4.0
+#: Runs that are named.
+COUNT = 5
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,28 @@ def covariance(fit: Fit, variables: Variables) -> Array:
     spread = 1.4826 * np.median(np.abs(logs - centre), axis=0)
     drawn = np.clip(logs - centre, -FAR * spread, FAR * spread)
     return np.asarray(drawn.T @ drawn / len(drawn))
+
+
+def choose(
+    fit: Fit, candidates: Variables, costs: Array, target: Variables, budget: float, count: int = COUNT
+) -> list[Advice]:
+    """Choose as ``mimcore advise`` and the report do: each candidate once, and only those that the law can be asked of.
+
+    Args:
+        fit: with an ensemble.
+        candidates: model, data and length of each, ``(C,)``, whether the law is in them or not, and an indicator of each pool.
+        costs: of each, ``(C,)``.
+        target: variables of the forecast.
+        budget: for all of them.
+        count: the most runs.
+
+    Raises:
+        UserError: the fit has no ensemble.
+    """
+    open_ = np.flatnonzero(answers(fit, candidates))
+    asked = {name: values[open_] for name, values in candidates.items()}
+    found = advise(fit, asked, costs[open_], target, budget, count, repeat=False)
+    return [replace(one, index=int(open_[one.index])) for one in found]
 
 
 def advise(

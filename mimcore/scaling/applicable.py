@@ -1,30 +1,45 @@
 """The law that runs allow to ask for advice: of model, data and length, or of those of them in which they differ."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mimcore import artifacts, registry
+from mimcore import registry
 from mimcore.errors import UserError
 from mimcore.scaling.estimate import Fit
 from mimcore.scaling.observations import Observations
-from mimcore.scaling.pools import PREFIX, fit_levels
+from mimcore.scaling.pools import PREFIX, fit_levels, levelled
 from mimcore.scaling.table import POOL, VAL_LOSS, Array
 
 #: Tried in this order where the fit stage has chosen none: all three axes, then runs of one length, then of one model too.
 LAWS = ("repetition", "joint", "model_data", "power")
 AXES = ("encoder_params", "unique_images", "images_seen")
+#: Refits behind advice and forecasts.
+REFITS = 500
 
 
-def chosen_law(fit_file: Path, objective: str) -> str | None:
-    """The law that the fit stage chose for the validation loss of an objective; None if there is no such choice."""
-    if not fit_file.is_file():
-        return None
-    entries = artifacts.read_json(fit_file).get("laws", {}).get(" ".join(VAL_LOSS), [])
+def chosen_law(fitted: Mapping[str, Any], objective: str) -> str | None:
+    """The law that the fit stage chose for the validation loss of an objective, by ``fit.json``; None if there is no such choice."""
+    entries = fitted.get("laws", {}).get(" ".join(VAL_LOSS), [])
     found = [one["chosen"] for one in entries if (one["scope"], one["objective"]) == ("objective", objective)]
     return found[0] if found else None
+
+
+def fit_asked(rows: Observations, chosen: str | None, law: str | None = None, confidence: float = 0.9) -> Fit:
+    """Fit the law that says what to run next, and what will come of it.
+
+    Args:
+        rows: all runs of one objective.
+        chosen: what the fit stage chose; see ``chosen_law``.
+        law: the one to take whatever was chosen.
+        confidence: coverage of the intervals.
+
+    Raises:
+        UserError: the rows allow neither it nor, where none is given, any of ``LAWS``.
+    """
+    names = [law] if law else [*([chosen] if chosen else []), *LAWS]
+    return fit_first(names, levelled(rows), {"bootstrap": REFITS, "confidence": confidence})
 
 
 def fit_first(names: Sequence[str], rows: Observations, options: Mapping[str, Any]) -> Fit:

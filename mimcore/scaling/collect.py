@@ -4,7 +4,6 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 from mimcore import artifacts
 from mimcore.errors import UserError
 from mimcore.scaling.export import curve_points, headline, scaling_points, write_csv
-from mimcore.scaling.imported import COORDINATES, FACTS, read_imported, rows_of
+from mimcore.scaling.imported import COORDINATES, FACTS, read_imported, rows_of, with_pools
 from mimcore.scaling.table import OF_PHASES, POOL, PRETRAIN, VAL_LOSS, VAL_MINIMUM, Row, write_results
 
 #: Columns of ``curves.parquet``: every run's curve beside its coordinates.
@@ -52,7 +51,8 @@ def collect(
             of the study's, or another pool than the study's subset of that name.
     """
     elsewhere = read_imported(imported)
-    strangers = _with_pools(rows_of(elsewhere, study["runs"], imported), study["runs"])
+    pools = {run["coordinates"]["subset"]: _pool(run) for run in study["runs"].values()}
+    strangers = with_pools(rows_of(elsewhere, study["runs"], imported), pools)
     _refuse_missing(study, artifact_root)
     versions: dict[str, set[str]] = defaultdict(set)
     rows: list[Row] = []
@@ -165,21 +165,6 @@ def _pool(run: Mapping[str, Any]) -> str | None:
     """The pool that a run's subset is drawn from, as declared."""
     found = run["definition"].get("subset", {}).get(POOL)
     return None if found is None else str(found)
-
-
-def _with_pools(strangers: Iterable[Row], runs: Mapping[str, Any]) -> list[Row]:
-    """Imported rows with the pool of the study's subset of the same name, if it has one and theirs is not known."""
-    pools = {run["coordinates"]["subset"]: _pool(run) for run in runs.values()}
-    found = []
-    for row in strangers:
-        own = pools.get(row.subset) or row.pool
-        if row.pool not in (None, own):
-            raise UserError(
-                f"{row.run} is imported from {row.imported_from} as of pool '{row.pool}', and the study's subset '{row.subset}' is of "
-                f"'{own}'; correct 'pool' in its mapping or give its subset another name, and import it again."
-            )
-        found.append(replace(row, pool=own))
-    return found
 
 
 def _facts(folder: Path, metrics: Mapping[str, Any], coordinates: Mapping[str, str]) -> dict[str, Any]:

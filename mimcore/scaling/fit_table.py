@@ -9,10 +9,11 @@ import numpy as np
 from mimcore import artifacts, registry
 from mimcore.definition import resolve
 from mimcore.errors import UserError
+from mimcore.scaling import table_outlook
 from mimcore.scaling.conditions import rows_where
 from mimcore.scaling.estimate import Fit, Options
 from mimcore.scaling.extrapolate import baselines, compare, split
-from mimcore.scaling.mapping import RESULTS_MAP, Map, observe, read_map
+from mimcore.scaling.mapping import FLOPS, RESULTS_MAP, Map, observe, read_map
 from mimcore.scaling.observations import Observations
 from mimcore.scaling.one_variable import of_table
 from mimcore.scaling.pools import fit_levels, levelled, shifts
@@ -30,6 +31,7 @@ def fit_table(
     options: Mapping[str, Any],
     only: str | None = None,
     report: Path | None = None,
+    gain: float | None = None,
 ) -> dict[str, Any]:
     """Fit a law to a table and write what was found.
 
@@ -43,14 +45,16 @@ def fit_table(
         options: see ``estimate.Options``.
         only: a condition on the columns; other rows are left out, as well as those that the mapping leaves out.
         report: the folder for a page with figures; none if not given.
+        gain: what doubling the images must gain to be worth it, in the metric's unit; see ``table_outlook.MARGIN`` if not given.
 
     Returns:
         What the file holds: ``law``, ``parameters`` (value, interval of the refits, interval of the
         profile likelihood or None, unit, and whether such data pin it down), ``shifts`` (only of several pools: by which the metric
-        of each but the first lies above that of the first, ``value``, ``low``, ``high``), ``r2`` and ``rmse`` of the
-        rows fitted, ``rmse_holdout`` with ``baselines`` and ``comparison`` (None without ``holdout``), ``overfitting`` and
-        ``proxy`` (see ``table_diagnostics``), ``predictions`` row by row, with the law's interval (``low``, ``high``) and that of
-        a single run (``run_low``, ``run_high``).
+        of each but the first lies above that of the first, ``value``, ``low``, ``high``), ``dropped_duplicates`` (how many rows were
+        left out as exact copies of others), ``r2`` and ``rmse`` of the rows fitted, ``rmse_holdout`` with ``baselines`` and
+        ``comparison`` (None without ``holdout``), ``overfitting`` and ``proxy`` (see ``table_diagnostics``), ``saturation`` and
+        ``frontier`` (see ``table_outlook``), ``predictions`` row by row, with the law's interval (``low``, ``high``) and that of a
+        single run (``run_low``, ``run_high``).
 
     Raises:
         UserError: anything that is wrong with the table, the mapping, the condition, an option or the law.
@@ -60,6 +64,7 @@ def fit_table(
     told = [f"({condition})" for condition in (meaning.rows, only) if condition is not None]
     meaning = meaning.model_copy(update={"rows": " and ".join(told) or None})
     rows = observe(table, meaning)
+    copies = rows.copies
     if mapping is None:
         _refuse_mixed(rows, table)
     if mapping is None or meaning.pool is not None:
@@ -75,6 +80,16 @@ def fit_table(
     moved = {
         pool: dict(zip(("value", "low", "high"), map(_known, by), strict=True)) for pool, by in shifts(fit).items()
     }
+    saturated = table_outlook.saturation(fit, gain)
+    if gain is not None and (gain <= 0 or saturated is None):
+        raise UserError(
+            "--gain is what doubling the images must gain, above 0."
+            if gain <= 0
+            else f"--gain is of doubling the images, and the law '{law_name}' is not in unique_images, or in more than model and length "
+            "beside."
+        )
+    flops = train.columns[FLOPS] if mapping is None or FLOPS in meaning.variables else None
+    divided = table_outlook.budgets(fit, flops)
     task = task_of(table, meaning, rows)
     found = {
         "law": {"name": law.name, "formula": law.formula, "source": law.source},
@@ -87,6 +102,7 @@ def fit_table(
         "options": chosen.model_dump(mode="json"),
         "holdout": holdout,
         "rows": len(train),
+        "dropped_duplicates": copies,
         "parameters": _parameters(fit),
         **({"shifts": moved} if moved else {}),
         "huber_threshold": fit.delta if np.isfinite(fit.delta) else None,
@@ -98,13 +114,15 @@ def fit_table(
         "baselines": None if test is None else baselines(law, train, test),
         "comparison": None if test is None else compare(train, test, meaning.covariates),
         **diagnose(rows, task, meaning.task, chosen),
+        **table_outlook.told(saturated, divided and divided[1]),
         "predictions": _predictions(fit, rows, held_out),
     }
     artifacts.write_json(output, found)
     if report is not None:
-        from mimcore.scaling import table_report
+        from mimcore.scaling import table_figures, table_report
 
-        table_report.write(fit, rows, held_out, task, found, f"{rows.name} in {table.name}", report)
+        scale = table_figures.scale(fit, saturated, gain is not None, divided, flops is None)
+        table_report.write(fit, rows, held_out, task, found, scale, f"{rows.name} in {table.name}", report)
     return found
 
 
@@ -179,4 +197,4 @@ def summary(found: Mapping[str, Any]) -> str:
         interval = "" if one["low"] is None else f" [{one['low']:.4g}, {one['high']:.4g}]"
         unit = "" if one["unit"] == "1" else f" {one['unit']}"
         lines.append(f"  {name} {one['value']:.4g}{interval}{unit}{'' if one['identifiable'] else ', not pinned down'}")
-    return "\n".join([*lines, *sentences(found)])
+    return "\n".join([*lines, *table_outlook.sentences(found), *sentences(found)])

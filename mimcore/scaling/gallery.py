@@ -1,6 +1,5 @@
 """Every figure of the report in its section, with what it shows and what it does not; or with what the study lacks for it."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,8 +7,8 @@ from mimcore.scaling import alike, bets, chosen, more_data, outlook_figures, ove
 from mimcore.scaling.drawing import Key, Panel
 from mimcore.scaling.figure import Figure, Section, Table
 from mimcore.scaling.layers import capital
-from mimcore.scaling.numbers import interval, number, short
-from mimcore.scaling.outlook import LOSS, Asked, Division, Outlook, divide
+from mimcore.scaling.numbers import interval
+from mimcore.scaling.outlook import LOSS, Asked, Outlook, divide
 from mimcore.scaling.plots import Figures
 from mimcore.scaling.summary import label
 from mimcore.scaling.table import POOL, PRETRAIN, Measure
@@ -105,8 +104,8 @@ def _budget(drawn: Figures, outlooks: Mapping[str, Outlook | str]) -> Iterator[F
         yield Figure(
             "residuals",
             "How far one law is off",
-            f"Each run's validation loss less {_law_words(done)}; the grey band is one standard deviation. A pattern means that the law "
-            "lacks something.",
+            f"Each run's validation loss less {outlook_figures.law_words(done)}; the grey band is one standard deviation. A pattern means "
+            "that the law lacks something.",
             "that the law holds beyond the runs, even where there is no pattern.",
             [panel for one in done for panel in outlook_figures.residuals(one, drawn.model_colours, len(done) > 1)],
             [Key(model, colour) for model, colour in drawn.model_colours.items()],
@@ -121,7 +120,7 @@ def _budgets(name: str, outlooks: Mapping[str, Outlook | str]) -> Iterator[Figur
         yield Figure(name, "Which model for a budget", missing=" ".join(map(str, outlooks.values())))
     for one in done:
         for part in divide(one):
-            yield _divided(name, one, part, len(done) > 1)
+            yield outlook_figures.divided(name, one, part, len(done) > 1)
 
 
 def _asked(drawn: Figures, asked: Asked, outlooks: Mapping[str, Outlook | str]) -> Iterator[Figure]:
@@ -129,59 +128,6 @@ def _asked(drawn: Figures, asked: Asked, outlooks: Mapping[str, Outlook | str]) 
     yield two_ways.figure(drawn, asked, list(outlooks))
     yield more_data.figure(drawn, asked, outlooks)
     yield from _budgets(f"budget-{asked.measure.task}", outlooks)
-
-
-def _divided(name: str, one: Outlook, part: Division, named: bool) -> Figure:
-    """Which model for a budget, on the images of one pool; ``named`` where there are several objectives."""
-    names = [*([one.objective] if named else []), *([part.pool] if part.pool else [])]
-    suffix, of = ("-" + re.sub(r"[^\w.-]+", "-", "-".join(names)), f" ({', '.join(names)})") if names else ("", "")
-    panels, keys = outlook_figures.iso_flop(one, part)
-    panels += [*outlook_figures.frontier(one, part), *outlook_figures.images(one, part)]
-    edges, of_all = sum(two.at_edge for two in part.frontier), f"of {len(part.frontier)} budgets"
-    sizes = part.curves[0][1]
-    beyond = (
-        f" Sizes from {short(sizes[0])} to {short(sizes[-1])} parameters were looked through, where intervals end too; at {edges} {of_all} "
-        "the best size is one of these ends."
-        if edges
-        else ""
-    )
-    kind = f" of pool {part.pool}" if part.pool else ""
-    brief = sum(two.images_seen.value < part.unique_images for two in part.frontier)
-    beyond += (
-        f" At {brief} {of_all} the best length is less than one epoch, so that fewer images would do." if brief else ""
-    )
-    beyond += _spent_in_vain(one, part)
-    data = (
-        " The last panel is the best that each budget reaches with fewer images, and with twice as many; the table has model, data and "
-        "length for some budgets."
-        if part.data
-        else " The law is not in unique images: what fewer of them would reach it cannot say."
-    )
-    return Figure(
-        f"{name}{suffix}",
-        f"Which model for a budget{of}",
-        f"The {label(one.measure)} that {_law_words([one])} expects of runs that cost the same, on the largest subset, "
-        f"{short(part.unique_images)} unique images{kind}: a larger model sees fewer. "
-        f"The mark is the best point. The other panels follow that point from budget to budget, with "
-        f"{100 * one.fit.confidence:g} % intervals over refits; right of the dotted line no run was made.{beyond}{data}",
-        "the price of tuning: learning rates were not tuned for each size. Nor that of images, or of the tasks: only training costs. The "
-        "intervals are those of this law, if it holds; they do not cover another law.",
-        panels,
-        keys,
-        outlook_figures.allocations(one, part),
-    )
-
-
-def _spent_in_vain(one: Outlook, part: Division) -> str:
-    """From which budget on more operations make the metric worse, if any do."""
-    sign = -1.0 if one.measure.higher_is_better else 1.0
-    best = min(part.frontier, key=lambda two: sign * two.metric.value)
-    if best is part.frontier[-1]:
-        return ""
-    return (
-        f" Beyond {number(best.budget, 2)} FLOPs it gets worse: by this law a run that spends more over-fits so many images, and is better "
-        "stopped short of its budget, or given more of them."
-    )
 
 
 def _task(drawn: Figures, measure: Measure, asked: Sequence[Figure]) -> Iterator[Figure]:
@@ -313,13 +259,3 @@ def _noise(drawn: Figures, objective: str, measure: Measure) -> float | None:
         if (one["objective"], one["task"], one["metric"]) == (objective, *measure[:2]):
             return float(one["sd"])
     return None
-
-
-def _law_words(done: Sequence[Outlook]) -> str:
-    names = list(dict.fromkeys(f"'{one.fit.law.name}'" for one in done))
-    fits = (
-        ", ".join(f"{len(one.fit.observations)} runs, R² {one.fit.r2:.3f}" for one in done[:1])
-        if len(done) == 1
-        else ""
-    )
-    return f"the law {' or '.join(names)}" + (f" ({fits})" if fits else "")

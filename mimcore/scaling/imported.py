@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,28 @@ def rows_of(imported: Iterable[Mapping[str, Any]], study: Iterable[str], path: P
         found += [
             Row(kind="run", **about, **value, source=IMPORTED, imported_from=one["file"]) for value in one["values"]
         ]
+    return found
+
+
+def with_pools(strangers: Iterable[Row], pools: Mapping[str, str | None]) -> list[Row]:
+    """Imported rows with the pool of the study's subset of the same name, if it has one and theirs is not known.
+
+    Args:
+        strangers: of ``rows_of``.
+        pools: of each subset of the study's runs.
+
+    Raises:
+        UserError: a run is of another pool than that subset.
+    """
+    found = []
+    for row in strangers:
+        own = pools.get(row.subset or "") or row.pool
+        if row.pool not in (None, own):
+            raise UserError(
+                f"{row.run} is imported from {row.imported_from} as of pool '{row.pool}', and the study's subset '{row.subset}' is of "
+                f"'{own}'; correct 'pool' in its mapping or give its subset another name, and import it again."
+            )
+        found.append(replace(row, pool=own))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,9 @@ from mimcore.scaling.conditions import rows_where
 from mimcore.scaling.observations import Link, Observations, check_numbers
 from mimcore.scaling.pools import PREFIX
 from mimcore.scaling.table import POOL, Array
+
+#: What a run cost in training, under the mapping's ``variables``.
+FLOPS = "flops"
 
 
 class Column(Definition):
@@ -84,6 +88,7 @@ class Map(Definition):
     """A mapping file."""
 
     metric: Metric
+    #: The variables of laws; ``flops`` are what a run cost, by which budgets are divided.
     variables: dict[str, Column] = Field(min_length=1)
     #: Variables of 0 and 1 by which the metric differs by a constant, whatever the law.
     covariates: tuple[str, ...] = ()
@@ -174,12 +179,15 @@ def read_columns(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def observe(path: Path, mapping: Map) -> Observations:
-    """Read the rows that a mapping describes.
+    """Read the rows that a mapping describes; of rows that are equal in every column of the table, the first.
+
+    Such copies are one run that was written down twice. Equal rows of another metric are seeds, and stay.
 
     Raises:
         UserError: a column is missing, a text has no number, or no row is left.
     """
     columns, variables, labels = _rows(path, mapping, [mapping.metric.column])
+    kept = _different(columns)
     metric = columns[mapping.metric.column]
     if metric.dtype.kind != "f":
         raise UserError(
@@ -188,7 +196,16 @@ def observe(path: Path, mapping: Map) -> Observations:
     if mapping.pool is not None:
         columns[POOL] = _pools(mapping.pool, columns, path)
     link = Link(mapping.metric.ceiling, mapping.metric.floor)
-    return Observations(variables, metric, labels, mapping.metric.name, link, {**variables, **columns})
+    # What a run costs is no variable of a law.
+    costs = {FLOPS: variables.pop(FLOPS)} if FLOPS in variables else {}
+    found = Observations(variables, metric, labels, mapping.metric.name, link, {**variables, **columns, **costs})
+    return replace(found.only(kept), copies=len(labels) - len(kept))
+
+
+def _different(columns: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+    """Index the first of the rows that are equal in every column, in their order; missing numbers are equal to each other."""
+    codes = [np.unique(values, return_inverse=True)[1].reshape(-1) for values in columns.values()]
+    return np.sort(np.unique(np.column_stack(codes), axis=0, return_index=True)[1])
 
 
 def read_candidates(path: Path, mapping: Map) -> tuple[dict[str, Array], tuple[str, ...]]:

@@ -1,7 +1,6 @@
 """Where more data stops paying: the gain of doubling the images for each model, by one law for all runs, and its figure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -13,56 +12,14 @@ from mimcore.scaling.estimate import Fit
 from mimcore.scaling.figure import Figure, Table
 from mimcore.scaling.layers import capital, data
 from mimcore.scaling.numbers import number, short
-from mimcore.scaling.observations import Observations
 from mimcore.scaling.outlook import LOSS, Asked, Outlook, fit_one
 from mimcore.scaling.plots import Figures
-from mimcore.scaling.pools import PREFIX, at_pool, by_pool, shifted_in
-from mimcore.scaling.saturation import saturates
-from mimcore.scaling.statistics import Interval
+from mimcore.scaling.pools import at_pool, by_pool, unshifted
+from mimcore.scaling.saturation import Saturated, saturated
 from mimcore.scaling.summary import label
-from mimcore.scaling.table import Run
 
 #: Doublings beyond the largest subset that the figure shows.
 AHEAD = 4
-
-
-@dataclass(frozen=True)
-class Saturated:
-    """Beyond ``images`` a doubling buys less than ``gain``, of a model at its longest schedule."""
-
-    model: str
-    parameters: float
-    images_seen: float
-    gain: float
-    images: Interval
-
-    @property
-    def beyond(self) -> str:
-        """The number of images with its interval, in words."""
-        low, high = self.images.low, self.images.high
-        ends = "" if low is None or high is None else f" [{_images(low)}, {_images(high)}]"
-        return f"{_images(self.images.estimate)}{ends}"
-
-
-def saturated(fit: Fit, runs: Sequence[Run], margin: float) -> list[Saturated]:
-    """Find it for each model.
-
-    Args:
-        fit: of a law in unique images, at least.
-        runs: that it was fitted to, of its first pool.
-        margin: the gain that is worth a doubling, as a fraction of the lowest loss, or of the highest score.
-    """
-    law = {variable.name for variable in fit.law.variables}
-    metric = _first_pool(fit).metric
-    best = metric.min() if fit.observations.link.ceiling is None else metric.max()
-    gain = margin * float(best)
-    found = []
-    for model, parameters in _models(runs).items():
-        longest = max(float(run.images_seen) for run in runs if run.setting.model == model)
-        at = {name: value for name, value in (("encoder_params", parameters), ("images_seen", longest)) if name in law}
-        at |= {name: float(values[0]) for name, values in at_pool(fit, None, 1).items()}
-        found.append(Saturated(model, parameters, longest, gain, saturates(fit, "unique_images", at, gain)))
-    return found
 
 
 def figure(drawn: Figures, asked: Asked, outlooks: Mapping[str, Outlook | str]) -> Figure:
@@ -99,33 +56,70 @@ def figure(drawn: Figures, asked: Asked, outlooks: Mapping[str, Outlook | str]) 
             of_pools.append(
                 f"The runs of {objective} are of several pools: this is of images of {pool}, which has the most."
             )
-        panels.append(_panel(fit, found, drawn.model_colours, objective))
+        panels.append(panel(fit, found, drawn.model_colours, objective))
         rows += [(objective, part.model, short(part.images_seen), number(part.gain, 2), part.beyond) for part in found]
     name = "saturation" if loss else f"saturation-{asked.measure.task}"
     if not panels:
         return Figure(name, "Where more data stops paying", missing=" ".join(reasons))
     rises = asked.measure.higher_is_better
     change = "fall of the loss" if loss else f"{'rise' if rises else 'fall'} of the {label(asked.measure)}"
-    best = "lowest loss" if loss else "highest score" if rises else "lowest value"
-    return Figure(
+    of = "lowest loss" if loss else "highest score" if rises else "lowest value"
+    return paying(
         name,
-        "Where more data stops paying",
-        f"The {change} that doubling the images buys by one law for all runs, with its interval. The dashed line is "
-        f"{100 * margin:g} % of the {best} (the fit's option 'margin'); right of the dotted line lie no "
-        f"runs. The table says beyond how many "
-        f"images a doubling buys less than that.{''.join(f' {said}' for said in (*of_pools, *(() if loss else reasons)))}",
-        f"that {'a task' if loss else 'another task'} saturates there too, or that other images than more of the same kind would not help.",
+        f"The {change} that doubling the images buys by one law for all runs",
+        f"{100 * margin:g} % of the {of} (the fit's option 'margin')",
+        f"{'a task' if loss else 'another task'}",
         panels,
         [Key(model, colour) for model, colour in drawn.model_colours.items()],
         Table(("objective", "model", "images seen", "a doubling must buy", "it buys less beyond"), tuple(rows)),
+        [*of_pools, *(() if loss else reasons)],
     )
 
 
-def _panel(fit: Fit, found: Sequence[Saturated], colours: Mapping[str, str], objective: str) -> Panel:
-    """The gain of a doubling against the images that are doubled, with the gain that would be worth it."""
+def paying(
+    name: str,
+    shows: str,
+    worth: str,
+    other: str,
+    panels: Sequence[Panel],
+    keys: Sequence[Key],
+    table: Table,
+    asides: Sequence[str] = (),
+) -> Figure:
+    """The figure with its words.
+
+    Args:
+        name: of its files.
+        shows: what the curves are of.
+        worth: what the dashed line is, the gain that is worth a doubling.
+        other: what else need not stop paying there.
+        panels: see ``panel``.
+        keys: its legend.
+        table: beyond how many images, in its last column.
+        asides: further sentences.
+    """
+    return Figure(
+        name,
+        "Where more data stops paying",
+        " ".join(
+            (
+                f"{shows}, with its interval. The dashed line is {worth}; right of the dotted line lie no runs. The table says beyond how "
+                "many images a doubling buys less than that.",
+                *asides,
+            )
+        ),
+        f"that {other} saturates there too, or that other images than more of the same kind would not help.",
+        panels,
+        keys,
+        table,
+    )
+
+
+def panel(fit: Fit, found: Sequence[Saturated], colours: Mapping[str, str], objective: str = "") -> Panel:
+    """The gain of a doubling against the images that are doubled, with the gain that would be worth it; of an objective, if it is given."""
     sign = 1.0 if fit.observations.link.ceiling is None else -1.0
     change = f"{'fall' if sign > 0 else 'rise'} of the {fit.observations.name}"
-    sizes = _first_pool(fit).variables["unique_images"]
+    sizes = unshifted(fit).variables["unique_images"]
     grid = sizes.min() * 2 ** np.linspace(0, np.log2(sizes.max() / sizes.min()) + AHEAD, 60)
     names = {variable.name for variable in fit.law.variables}
     points: list[dict[str, Any]] = []
@@ -161,21 +155,6 @@ def _panel(fit: Fit, found: Sequence[Saturated], colours: Mapping[str, str], obj
         worth.encode(y=alt.Y("gain:Q", scale=scale)),
         last.encode(x=alt.X("images:Q", scale=wide)),
     )
-    title = capital(f"gain of twice the images ({objective})")
+    title = "Gain of twice the images" + (f" ({objective})" if objective else "")
     about = f"{capital(change)} by doubling the images, for each model; {number(found[0].gain, 2)} is marked."
     return render(chart.properties(width=PLOT_WIDTH, height=PLOT_HEIGHT, title=title), about)
-
-
-def _first_pool(fit: Fit) -> Observations:
-    """The rows whose level is the law's own: that of the curve."""
-    rows = fit.observations
-    further = [rows.variables[PREFIX + pool] == 1 for pool in shifted_in(rows)]
-    return rows.only(~np.any(further, axis=0)) if further else rows
-
-
-def _models(runs: Sequence[Run]) -> dict[str, float]:
-    return {run.setting.model: float(run.encoder_params) for run in sorted(runs, key=lambda run: run.encoder_params)}
-
-
-def _images(value: float) -> str:
-    return short(value) if np.isfinite(value) else "more than was looked at"

@@ -53,7 +53,8 @@ class Link:
 class Observations:
     """``N`` rows of a table.
 
-    ``columns`` are the table's own, each ``(N,)``, float64 or text, by which rows are chosen; ``labels`` name the rows.
+    ``columns`` are the table's own, each ``(N,)``, float64 or text, by which rows are chosen; ``labels`` name the rows. ``copies`` counts
+    the rows of the table that were left out as exact copies of others.
     """
 
     variables: dict[str, Array]
@@ -62,6 +63,7 @@ class Observations:
     name: str = "metric"
     link: Link = Link()
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    copies: int = 0
 
     def __len__(self) -> int:
         return len(self.metric)

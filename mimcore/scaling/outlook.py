@@ -51,7 +51,7 @@ class Outlook:
     """What one law says of a metric of all runs of an objective.
 
     Attributes:
-        objective: whose runs.
+        objective: whose runs; empty of somebody's table.
         measure: the metric.
         fit: the law.
         runs: in the order of the fit's rows.
@@ -74,7 +74,7 @@ class Division:
     Attributes:
         pool: None where the runs are of one, or of pools that are alike.
         runs: of that pool.
-        unique_images: what the frontier takes for granted: the pool's largest subset.
+        unique_images: what the frontier takes for granted: the pool's largest subset; 0 where their number is not known.
         curves: for each budget: sizes and the metric there, each ``(N,)``.
         frontier: from the cheapest run's budget to ten times the dearest's.
         data: for each number of unique images, from the smallest subset to twice the largest, the best use of each of the curves'

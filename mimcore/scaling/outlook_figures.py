@@ -1,11 +1,13 @@
 """Figures of one law for all runs: residuals, iso-FLOP curves and the frontier."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 
 from mimcore.scaling.drawing import INK, MODEL_COLOURS, PLOT_HEIGHT, PLOT_WIDTH, Key, Panel, render, size_colours
-from mimcore.scaling.figure import Table
+from mimcore.scaling.figure import Figure, Table
 from mimcore.scaling.frontier import Interval
 from mimcore.scaling.layers import capital, data
 from mimcore.scaling.numbers import interval, number, short
@@ -82,7 +84,9 @@ def iso_flop(outlook: Outlook, division: Division) -> tuple[list[Panel], list[Ke
         Key(f"{number(budget, 2)} FLOPs", colour)
         for (budget, _, _), colour in zip(division.curves, colours, strict=True)
     ]
-    return [_panel(alt.layer(*layers), f"Equal budgets ({outlook.objective})", about)], keys
+    return [
+        _panel(alt.layer(*layers), "Equal budgets" + (f" ({outlook.objective})" if outlook.objective else ""), about)
+    ], keys
 
 
 def frontier(outlook: Outlook, division: Division) -> list[Panel]:
@@ -113,8 +117,8 @@ def frontier(outlook: Outlook, division: Division) -> list[Panel]:
             layers.append(alt.Chart(data(runs)).mark_point(size=30, opacity=0.6, color=INK).encode(x=x, y="value:Q"))
         rule = alt.Chart(data([{"budget": dearest}])).mark_rule(opacity=0.3, strokeDash=[2, 3], color=INK)
         layers.append(rule.encode(x="budget:Q"))
-        about = (
-            f"{title} against the budget of a run, with its interval, on {short(division.unique_images)} unique images."
+        about = f"{title} against the budget of a run, with its interval" + (
+            f", on {short(division.unique_images)} unique images." if division.unique_images else "."
         )
         found.append(_panel(alt.layer(*layers), capital(title), about))
     return found
@@ -152,9 +156,9 @@ def allocations(outlook: Outlook, division: Division) -> Table:
             number(one.budget, 2),
             number(one.budget / dearest, 2),
             _sized(one.encoder_params, one.at_edge and one.encoder_params.value > largest, one.at_edge),
-            short(division.unique_images),
+            *([short(division.unique_images)] if division.unique_images else []),
             _sized(one.images_seen, one.at_edge and one.encoder_params.value < largest, one.at_edge),
-            number(one.images_seen.value / division.unique_images, 2),
+            *([number(one.images_seen.value / division.unique_images, 2)] if division.unique_images else []),
             interval(one.metric.value, one.metric.low, one.metric.high),
         )
         for one in division.frontier[::ROW]
@@ -163,12 +167,83 @@ def allocations(outlook: Outlook, division: Division) -> Table:
         "FLOPs",
         "of the dearest run",
         "encoder parameters",
-        "unique images",
+        *(["unique images"] if division.unique_images else []),
         "images seen",
-        "epochs",
+        *(["epochs"] if division.unique_images else []),
         _best(outlook),
     )
     return Table(head, tuple(rows))
+
+
+def divided(name: str, one: Outlook, part: Division, named: bool) -> Figure:
+    """Which model for a budget, on the images of one pool.
+
+    Args:
+        name: of its files.
+        one: the law.
+        part: of the law's budgets.
+        named: whether to name the objective: where there are several.
+    """
+    names = [*([one.objective] if named else []), *([part.pool] if part.pool else [])]
+    suffix, of = ("-" + re.sub(r"[^\w.-]+", "-", "-".join(names)), f" ({', '.join(names)})") if names else ("", "")
+    panels, keys = iso_flop(one, part)
+    panels += [*frontier(one, part), *images(one, part)]
+    edges, of_all = sum(two.at_edge for two in part.frontier), f"of {len(part.frontier)} budgets"
+    sizes = part.curves[0][1]
+    beyond = (
+        f" Sizes from {short(sizes[0])} to {short(sizes[-1])} parameters were looked through, where intervals end too; at {edges} {of_all} "
+        "the best size is one of these ends."
+        if edges
+        else ""
+    )
+    kind = f" of pool {part.pool}" if part.pool else ""
+    on = f", on the largest subset, {short(part.unique_images)} unique images{kind}" if part.unique_images else ""
+    brief = sum(two.images_seen.value < part.unique_images for two in part.frontier)
+    beyond += (
+        f" At {brief} {of_all} the best length is less than one epoch, so that fewer images would do." if brief else ""
+    )
+    beyond += _spent_in_vain(one, part)
+    data = (
+        " The last panel is the best that each budget reaches with fewer images, and with twice as many; the table has model, data and "
+        "length for some budgets."
+        if part.data
+        else " The law is not in unique images: what fewer of them would reach it cannot say."
+    )
+    return Figure(
+        f"{name}{suffix}",
+        f"Which model for a budget{of}",
+        f"The {label(one.measure)} that {law_words([one])} expects of runs that cost the same{on}: a larger model sees fewer. "
+        f"The mark is the best point. The other panels follow that point from budget to budget, with "
+        f"{100 * one.fit.confidence:g} % intervals over refits; right of the dotted line no run was made.{beyond}{data}",
+        "the price of tuning: learning rates were not tuned for each size. Nor that of images, or of the tasks: only training costs. The "
+        "intervals are those of this law, if it holds; they do not cover another law.",
+        panels,
+        keys,
+        allocations(one, part),
+    )
+
+
+def _spent_in_vain(one: Outlook, part: Division) -> str:
+    """From which budget on more operations make the metric worse, if any do."""
+    sign = -1.0 if one.measure.higher_is_better else 1.0
+    best = min(part.frontier, key=lambda two: sign * two.metric.value)
+    if best is part.frontier[-1]:
+        return ""
+    return (
+        f" Beyond {number(best.budget, 2)} FLOPs it gets worse: by this law a run that spends more over-fits so many images, and is better "
+        "stopped short of its budget, or given more of them."
+    )
+
+
+def law_words(done: Sequence[Outlook]) -> str:
+    """Name the laws; of a single one, say what it was fitted to and how well."""
+    names = list(dict.fromkeys(f"'{one.fit.law.name}'" for one in done))
+    fits = (
+        ", ".join(f"{len(one.fit.observations)} runs, R² {one.fit.r2:.3f}" for one in done[:1])
+        if len(done) == 1
+        else ""
+    )
+    return f"the law {' or '.join(names)}" + (f" ({fits})" if fits else "")
 
 
 def _best(outlook: Outlook) -> str:

@@ -113,9 +113,18 @@ def untold(fit: Fit) -> list[str]:
 
 
 def at_pool(fit: Fit, pool: str | None, count: int) -> dict[str, Array]:
-    """Variables that say of ``count`` runs that they are of a pool, for a law with shifts; none for one without."""
-    names = [variable.name for variable in fit.law.variables if variable.name.startswith(PREFIX)]
+    """Variables that say of ``count`` runs that they are of a pool, and of no covariate, for a law with shifts; none for one without."""
+    names = [variable.name for variable in fit.law.variables if not variable.scales]
     return {name: np.full(count, float(pool is not None and name == PREFIX + pool)) for name in names}
+
+
+def unshifted(fit: Fit) -> Observations:
+    """The rows whose level is the law's own: of the first pool and of no covariate; all of them where none is."""
+    rows = fit.observations
+    off = np.all(
+        [rows.variables[name] == 0 for name in at_pool(fit, None, 1)] or [np.ones(len(rows), dtype=bool)], axis=0
+    )
+    return rows.only(off) if off.any() else rows
 
 
 def shifts(fit: Fit) -> dict[str, tuple[float, float, float]]:

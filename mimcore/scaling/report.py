@@ -14,7 +14,9 @@ from altair.utils.schemapi import debug_mode
 
 from mimcore import artifacts
 from mimcore.scaling import evidence, interactive, next_runs, tables, words
+from mimcore.scaling.applicable import held
 from mimcore.scaling.chosen import extrapolating, preferred, through
+from mimcore.scaling.estimate import Fit
 from mimcore.scaling.figure import Section, Table
 from mimcore.scaling.forecasts import judge, read_forecasts
 from mimcore.scaling.gallery import gallery
@@ -65,7 +67,7 @@ def report(
             "scope": words.scope(rows),
             "answers": words.answers(rows, fitted),
             "claims": words.claims(fitted),
-            "advice": _advice(outlooks, pace),
+            "advice": _advice(outlooks, runs_of(rows, imported=True), fitted, pace),
             "flags": words.flags(rows, fitted, notes, evidence.peak_rates(curves)),
             "headline": _headline(rows, fitted),
             "noise": _noise(fitted),
@@ -150,10 +152,19 @@ def _outlooks(
     return found
 
 
-def _advice(outlooks: Mapping[Asked, Mapping[str, Outlook | str]], pace: float | None) -> list[dict[str, Any]]:
-    """For each metric and objective what to run next, as two tables; a sentence where nothing can be advised."""
+def _advice(
+    outlooks: Mapping[Asked, Mapping[str, Outlook | str]],
+    evidence: Sequence[Run],
+    fitted: Mapping[str, Any],
+    pace: float | None,
+) -> list[dict[str, Any]]:
+    """For each metric and objective what to run next, as two tables; a sentence where nothing can be advised.
+
+    Of the validation loss it is what ``mimcore advise`` says of these runs, by the same law.
+    """
     found: list[dict[str, Any]] = []
-    for asked, objective, one in ((asked, *pair) for asked, of in outlooks.items() for pair in of.items()):
+    for asked, objective, other in ((asked, *pair) for asked, of in outlooks.items() for pair in of.items()):
+        one = next_runs.asked(evidence, objective, fitted) if asked == LOSS else other
         about = f" of {objective}" if len(outlooks[asked]) > 1 else ""
         score = "" if asked == LOSS else f"the {label(asked.measure)} of "
         advice = None if isinstance(one, str) else next_runs.next_runs(one)
@@ -161,7 +172,7 @@ def _advice(outlooks: Mapping[Asked, Mapping[str, Outlook | str]], pace: float |
             reason = (
                 one
                 if isinstance(one, str)
-                else "The law has no refits to judge by, or every run that could be named is made."
+                else f"The law '{one.fit.law.name}' has no refits to judge by, or every run that it could be asked of is made."
             )
             found.append(
                 {"about": f" for {score.removesuffix(' of ')}" * bool(score) + about, "missing": reason, "tables": []}
@@ -175,8 +186,14 @@ def _advice(outlooks: Mapping[Asked, Mapping[str, Outlook | str]], pace: float |
         for title, telling in zip(titles, (True, False), strict=True):
             head, cells = next_runs.rows(advice, pace, telling)
             told.append((title, Table(head, tuple(cells))))
-        found.append({"about": about, "missing": "", "law": one.fit.law.name, "tables": told})
+        found.append({"about": about, "missing": "", "law": one.fit.law.name, "same": _held(one.fit), "tables": told})
     return found
+
+
+def _held(fit: Fit) -> str:
+    """What all runs share, so that the law can be asked of such runs alone; empty where they share nothing."""
+    names = {"encoder_params": "encoder parameters", "unique_images": "unique images", "images_seen": "images seen"}
+    return " and ".join(f"{value:,.0f} {names[name]}" for name, value in held(fit).items())
 
 
 def _headline(rows: Sequence[Row], fitted: Mapping[str, Any]) -> dict[str, Any]:

@@ -105,8 +105,13 @@ def diagnose(rows: Observations, task: Array | None, spec: Task | None, options:
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
-    """Say what ``diagnose`` found, which is part of ``found``, in a sentence each."""
+    """Say what ``diagnose`` found, which is part of ``found``, and which rows were no rows of their own, in a sentence each."""
     said = []
+    if copies := found["dropped_duplicates"]:
+        said.append(
+            f"{copies} row{'s are' if copies > 1 else ' is'} equal to another in every column, the metric too, and left out; if these are "
+            "runs of their own, such as seeds, give the table a column that tells them apart."
+        )
     if cells := found["overfitting"]:
         rose = [one for one in cells if one["loss_rose"]]
         told = f"The {found['metric']['name']} of {len(rose)} of {len(cells)} cells is higher at their longest than at their shortest"

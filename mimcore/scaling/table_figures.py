@@ -1,4 +1,4 @@
-"""Figures of what anybody's table says beside its law: cells that over-fitted, and the loss against a task."""
+"""Figures of what anybody's table says beside its law: where data stop paying, budgets, cells that over-fitted, the loss against a task."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,16 +7,76 @@ import altair as alt
 import numpy as np
 
 from mimcore.scaling.drawing import INK, MODEL_COLOURS, PLOT_HEIGHT, PLOT_WIDTH, Key, render, size_colours
+from mimcore.scaling.estimate import Fit
 from mimcore.scaling.figure import Figure, Section, Table
 from mimcore.scaling.layers import capital, data, padded
+from mimcore.scaling.more_data import panel, paying
 from mimcore.scaling.numbers import number, short, signed
 from mimcore.scaling.observations import Observations
-from mimcore.scaling.table import Array
+from mimcore.scaling.outlook import Division, Outlook
+from mimcore.scaling.outlook_figures import divided
+from mimcore.scaling.pools import PREFIX, levels, shifted_in
+from mimcore.scaling.saturation import Saturated
+from mimcore.scaling.table import POOL, Array
+from mimcore.scaling.table_outlook import MARGIN, can_divide
 
 #: Models up to which each has a colour of its own.
 MOST = 8
 FELL, ROSE, ROSE_ALONE = "loss fell", "loss rose", "loss rose, task did not fall"
 COLOURS = {FELL: MODEL_COLOURS[0], ROSE: MODEL_COLOURS[1], ROSE_ALONE: MODEL_COLOURS[4]}
+
+
+def scale(
+    fit: Fit,
+    saturated: Sequence[Saturated] | None,
+    asked: bool,
+    divided_: tuple[Outlook, Sequence[Division]] | None,
+    lacks_flops: bool,
+) -> list[Figure]:
+    """Where more data stops paying, and which model for a budget; what the law says nothing of is left out.
+
+    Args:
+        fit: the law.
+        saturated: of ``table_outlook.saturation``.
+        asked: whether the gain that is worth a doubling was given.
+        divided_: of ``table_outlook.budgets``.
+        lacks_flops: whether no column says what a row cost.
+    """
+    found = [_saturation(fit, saturated, asked)] if saturated else []
+    if divided_ is not None:
+        one, parts = divided_
+        found += [divided("budget", one, part, False) for part in parts]
+    elif lacks_flops and can_divide(fit):
+        lacks = "no column says what a row cost; give FLOPs of training as a variable 'flops', in the mapping or by --column flops=COLUMN."
+        found.append(Figure("budget", "Which model for a budget", missing=lacks))
+    return found
+
+
+def _saturation(fit: Fit, saturated: Sequence[Saturated], asked: bool) -> Figure:
+    name, rises = fit.observations.name, fit.observations.link.ceiling is not None
+    colours = dict(zip((one.model for one in saturated), size_colours(len(saturated)), strict=True))
+    gain = number(saturated[0].gain, 2)
+    worth = (
+        gain
+        if asked
+        else f"{100 * MARGIN:g} % of the {'highest' if rises else 'lowest'} {name}, {gain} (--gain takes another)"
+    )
+    first = levels(fit.observations.columns[POOL].tolist())[:1] if shifted_in(fit.observations) else ()
+    off = [v.name for v in fit.law.variables if not v.scales and not v.name.startswith(PREFIX)]
+    asides = [f"Its rows are of several pools: this is of images of {pool}." for pool in first]
+    asides += [f"The curves and the dotted line are of rows without a shift: {' and '.join(off)} 0."] if off else []
+    head = ("model", "images seen", "a doubling must gain", "it gains less beyond")
+    rows = [(one.model, short(one.images_seen) if one.images_seen else "", gain, one.beyond) for one in saturated]
+    return paying(
+        "saturation",
+        f"The {'rise' if rises else 'fall'} of the {name} that doubling the images buys by the law, of each model at its longest",
+        worth,
+        "a task" if not rises else "another task",
+        [panel(fit, saturated, colours)],
+        [Key(model, colour) for model, colour in colours.items()],
+        Table(head, tuple(rows)),
+        asides,
+    )
 
 
 def sections(rows: Observations, task: Array | None, found: Mapping[str, Any]) -> list[Section]:

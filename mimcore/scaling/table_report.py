@@ -1,6 +1,6 @@
 """The report of one law on one table, ours or anybody's: ``mimcore fit TABLE --report FOLDER``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from altair.utils.schemapi import debug_mode
 from numpy.typing import NDArray
 
 from mimcore import artifacts
-from mimcore.scaling import table_figures, tables
+from mimcore.scaling import table_figures, table_outlook, tables
 from mimcore.scaling.chosen import GREY
 from mimcore.scaling.drawing import INK, MODEL_COLOURS, PLOT_HEIGHT, PLOT_WIDTH, Key, Panel, render, size_colours
 from mimcore.scaling.estimate import Fit
@@ -37,6 +37,7 @@ def write(
     held_out: NDArray[Any],
     task: Array | None,
     found: Mapping[str, Any],
+    scale: Sequence[Figure],
     title: str,
     output: Path,
 ) -> None:
@@ -48,6 +49,7 @@ def write(
         held_out: bool ``(N,)``.
         task: of each row, ``(N,)``; None without one.
         found: what ``fit_table`` returns.
+        scale: see ``table_figures.scale``.
         title: of the page.
         output: the folder to write.
     """
@@ -57,6 +59,7 @@ def write(
             Section(
                 "evidence", "How well it holds", (_predictions(rows, held_out, found), _residuals(fit, rows, held_out))
             ),
+            *([Section("scale", "More data, and budgets", scale)] if scale else []),
             *table_figures.sections(rows, task, found),
         ]
         for section in sections:
@@ -101,7 +104,7 @@ def _answers(found: Mapping[str, Any]) -> list[str]:
         said.append(
             f"Not pinned down by these rows: {', '.join(loose)}. Read the curve and its band, not these numbers."
         )
-    return [*said, *sentences(found)]
+    return [*said, *table_outlook.sentences(found), *sentences(found)]
 
 
 def _parameters(found: Mapping[str, Any]) -> Table:

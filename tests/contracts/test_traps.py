@@ -86,6 +86,7 @@ class TestOldArtifacts:
         for kind in ("evals", "floors"):
             for of, tasks in study[kind].items():
                 self.declare(artifacts / kind / of, tasks)
+        subprocess.run([sys.executable, "-m", "mimcore", "modules"], cwd=root, check=True)
         return root
 
     def declare(self, folder: Path, definitions: dict[str, Any]) -> None:

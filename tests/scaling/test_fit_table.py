@@ -8,13 +8,15 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from known_laws import KNOWN, runs
 from typer.testing import CliRunner
 
 from mimcore.cli import app
 from mimcore.errors import UserError
 from mimcore.scaling.conditions import rows_where
-from mimcore.scaling.fit_table import fit_table
+from mimcore.scaling.fit_table import fit_table, summary
 from mimcore.scaling.mapping import observe, read_map
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -363,3 +365,56 @@ def test_a_studys_own_results_need_no_mapping(whole_study, tmp_path):
     assert found["metric"]["name"] == "val_loss"
     assert sum(row["held_out"] for row in found["predictions"]) == 2 * 2 * 2
     assert all(row["unique_images"] == 32768 for row in found["predictions"] if row["held_out"])
+
+
+#: Two seeds at each of eight sizes, one pair with equal losses that the column of seeds tells apart, and a cell that is empty.
+SEEDS = [
+    {"name": f"n{n}-s{seed}", "n": n, "seed": seed, "note": "" if n == 1000 else "ok", "loss": round(loss, 4)}
+    for n, pair in zip(
+        (1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000),
+        ((0.9, 0.91), (0.77, 0.77), (0.69, 0.68), (0.6, 0.61), (0.55, 0.54), (0.5, 0.505), (0.47, 0.46), (0.44, 0.45)),
+        strict=True,
+    )
+    for seed, loss in enumerate(pair)
+]
+
+
+def fitted_seeds(folder, rows):
+    pyarrow.csv.write_csv(pa.Table.from_pylist(rows), folder / "seeds.csv")
+    mapping = "{metric: {column: loss}, labels: [name], variables: {unique_images: {column: n}}}"
+    (folder / "seeds.yaml").write_text(mapping)
+    return fit_table(
+        folder / "seeds.csv",
+        "power",
+        folder / "f.json",
+        mapping=folder / "seeds.yaml",
+        holdout="n > 64000",
+        options={"bootstrap": 50},
+    )
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(copied=st.lists(st.tuples(st.integers(0, len(SEEDS) - 1), st.integers(0, 99)), min_size=1, max_size=12))
+def test_a_row_that_is_there_twice_changes_nothing(tmp_path, copied):
+    rows = list(SEEDS)
+    for which, after in copied:
+        first = rows.index(SEEDS[which])
+        rows.insert(first + 1 + after % (len(rows) - first), SEEDS[which])
+    found, alone = fitted_seeds(tmp_path, rows), fitted_seeds(tmp_path, SEEDS)
+    assert found.pop("dropped_duplicates") == len(copied)
+    assert alone.pop("dropped_duplicates") == 0
+    assert found == alone
+
+
+def test_rows_that_differ_in_anything_are_runs_of_their_own(tmp_path):
+    """In the last digit of the metric, in a column that the mapping does not name, or in a cell that one of them lacks."""
+    base = SEEDS[4]
+    for change in ({"loss": base["loss"] + 1e-12}, {"seed": 7}, {"note": ""}):
+        found = fitted_seeds(tmp_path, [*SEEDS, {**base, **change}])
+        assert (found["rows"], found["dropped_duplicates"]) == (len(SEEDS) - 2 + 1, 0)
+
+
+def test_left_out_copies_are_said(tmp_path):
+    found = fitted_seeds(tmp_path, [*SEEDS, SEEDS[3], SEEDS[3]])
+    assert "2 rows are equal to another in every column, the metric too, and left out" in summary(found)
+    assert "left out" not in summary(fitted_seeds(tmp_path, SEEDS))

@@ -19,11 +19,11 @@ from mimcore.scaling.estimate import fit_law
 from mimcore.scaling.fit import fit
 from mimcore.scaling.fit_options import Config
 from mimcore.scaling.frontier import frontier
-from mimcore.scaling.more_data import saturated
-from mimcore.scaling.next_runs import next_runs, rows
+from mimcore.scaling.next_runs import asked, next_runs, rows
 from mimcore.scaling.outlook import Asked, divide, fit_one, outlook
 from mimcore.scaling.report import report
 from mimcore.scaling.rows import observations
+from mimcore.scaling.saturation import saturated
 from mimcore.scaling.table import Measure, Run, Setting
 
 TOP1 = Measure("linear", "top1", True)
@@ -124,6 +124,33 @@ def test_the_runs_that_are_named_raise_the_score():
     assert "expected linear top1" in head
     assert "above the highest so far" in head
     assert len(told) == len(advice.bettering)
+
+
+def test_runs_that_a_law_cannot_tell_apart_are_named_apart():
+    """By their seed, and by the subset where there is another of as many images; imported runs are evidence, and no models at hand."""
+    made = runs(noise=0.003, seen=SEEN, length=0.15)
+    made += [replace(run, name=f"{run.name}b", subset="best") for run in made if run.unique_images == 4e4]
+    made += [replace(run, name=f"{run.name}c", seed="s1") for run in made if run.unique_images > 4e4][:-4]
+    theirs = [
+        replace(run, name=f"{run.name}d", setting=run.setting._replace(model="theirs"), source="imported", flops=0.0)
+        for run in made[:9]
+    ]
+    advice = next_runs(outlook(made, "mae", Asked(TOP1), 0.9, ["joint"]))
+    there = {(run.setting.model, run.unique_images, run.images_seen, run.subset, run.seed) for run in made}
+    for run in advice.telling:
+        known = (run.model, run.unique_images, run.images_seen)
+        subsets = [run.apart["subset"]] if run.unique_images == 4e4 else [f"n{run.unique_images:.0f}"]
+        assert (*known, subsets[0], run.apart["seed"]) not in there
+        assert run.images_seen >= run.unique_images
+    assert {"seed"} <= {name for run in advice.telling for name in run.apart} <= {"seed", "subset"}
+    assert not any("seed" in run.apart for run in advice.bettering)
+    places = [(run.model, run.unique_images, run.images_seen) for run in advice.bettering]
+    assert len(set(places)) == len(places)
+    assert "seed" in rows(advice, None, True)[0]
+    fitted = {"laws": {}, "options": {"confidence": 0.9}}
+    of_all = next_runs(asked([*made, *theirs], "mae", fitted))
+    assert {run.model for run in of_all.telling} <= {run.setting.model for run in made}
+    assert of_all.spent == pytest.approx(sum(run.flops for run in made))
 
 
 #: Of the error, or of the odds, of runs that differ in all three: floor, A, alpha, B, beta, C, gamma.

@@ -20,11 +20,11 @@ from mimcore.scaling.diagnostics import diagnose
 from mimcore.scaling.export import scaling_points
 from mimcore.scaling.fit import fit
 from mimcore.scaling.headline import headline_table
-from mimcore.scaling.more_data import saturated
 from mimcore.scaling.numbers import number
 from mimcore.scaling.plots import Figures
 from mimcore.scaling.pools import by_pool, fit_levels, levelled
 from mimcore.scaling.rows import observations
+from mimcore.scaling.saturation import saturated
 from mimcore.scaling.summary import lines
 from mimcore.scaling.table import read_results, runs_of, write_results
 from mimcore.scaling.words import answers, flags
