@@ -1,5 +1,6 @@
 """The answer as Markdown, for a pull request, and its tables in LaTeX, for a paper."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,10 @@ TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$",
     "≈": r"$\approx$", "×": r"$\times$", "ρ": r"$\rho$", "²": r"$^2$", "[": "{[}", "]": "{]}", "−": r"$-$",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "*": "{*}", "`": r"\textasciigrave{}",
 }  # fmt: skip
+#: Characters that a line of LaTeX's article holds, and those that the space between two columns takes.
+LINE, BETWEEN = 74, 2.7
 
 
 def markdown(told: Mapping[str, Any]) -> str:
@@ -87,7 +91,7 @@ def _sections(sections: Sequence[Section]) -> list[str]:
 
 
 def latex(told: Mapping[str, Any]) -> str:
-    """The tables, for ``booktabs``; each is a ``tabular`` that a paper puts into a float of its own."""
+    """The tables, for ``booktabs`` and ``array``; each is a ``tabular`` that a paper puts into a float of its own."""
     tables = [
         ("From the smallest to the largest subset", _headline(told)),
         ("The laws of each model and length", _laws(told)),
@@ -108,7 +112,7 @@ def _small(sections: Sequence[Section]) -> list[tuple[str, "Table"]]:
 
 
 def _tabulars(tables: Sequence[tuple[str, "Table"]]) -> str:
-    return "% Needs \\usepackage{booktabs}.\n" + "\n".join(
+    return "% Needs \\usepackage{booktabs,array}.\n" + "\n\\bigskip\n\n".join(
         f"% {' '.join(title.split())}\n{_tabular(*table)}" for title, table in tables
     )
 
@@ -172,10 +176,30 @@ def _plain(text: str) -> str:
 
 
 def _tabular(head: list[str], rows: list[list[str]]) -> str:
+    columns = _columns([head, *rows])
     lines = [" & ".join(map(_tex, line)) + r" \\" for line in [head, *rows]]
-    top = [rf"\begin{{tabular}}{{{'l' * len(head)}}}", r"\toprule", lines[0], r"\midrule"]
-    return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
+    # Between rows of several lines a little space tells where one ends.
+    body = ("\n\\addlinespace\n" if "p{" in columns else "\n").join(lines[1:])
+    top = [rf"\noindent\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*top, body, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _columns(lines: list[list[str]]) -> str:
+    """``l`` for each column where a line holds the table; else widths between the longest word and the longest cell of each."""
+    cells = list(zip(*lines, strict=True))
+    # One more than the letters of the longest word: some letters are wide.
+    least = [1 + max(len(word) for cell in column for word in (cell.split() or [""])) for column in cells]
+    most = [1 + max(map(len, column)) for column in cells]
+    room = LINE - BETWEEN * (len(cells) - 1)
+    if sum(most) <= room:
+        return "l" * len(cells)
+    crowded = min(1.0, room / sum(least))
+    share = max(room - sum(least), 0) / (sum(most) - sum(least) or 1)
+    widths = [crowded * (low + (high - low) * share) / LINE for low, high in zip(least, most, strict=True)]
+    return "".join(rf">{{\raggedright\arraybackslash}}p{{{width:.3f}\linewidth}}" for width in widths)
 
 
 def _tex(text: str) -> str:
-    return "".join(TEX.get(character, character) for character in text)
+    """Text that LaTeX prints as it is: its own characters escaped, on one line, two hyphens or primes no dash and no quote."""
+    escaped = "".join(TEX.get(character, character) for character in " ".join(text.split()))
+    return re.sub(r"([-',])(?=\1)", r"\1{}", escaped)

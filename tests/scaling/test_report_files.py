@@ -84,9 +84,11 @@ def test_a_name_cannot_end_the_script(build_study, small_plan):
 def test_tables_are_whole_latex(whole_study):
     text = (write(whole_study, []) / "tables.tex").read_text(encoding="utf-8")
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 13
-    for tabular in re.findall(r"\\begin\{tabular\}\{(l+)\}(.*?)\\end", text, re.DOTALL):
-        rows = [line for line in tabular[1].splitlines() if line.endswith(r"\\")]
-        assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(tabular[0])}
+    tabulars = re.findall(r"\\begin\{tabular\}\{@\{\}([^\n]*)@\{\}\}\n(.*?)\\end", text, re.DOTALL)
+    assert len(tabulars) == 13
+    for columns, body in tabulars:
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {columns.count("p{") or len(columns)}
         assert not re.search(r"(?<!\\)[%#_]", "".join(rows))
 
 
