@@ -93,8 +93,8 @@ def forecast_layers(largest: float, bottom: float) -> list[Any]:
 
 
 def capital(text: str) -> str:
-    """Begin with a capital and leave the rest."""
-    return text[:1].upper() + text[1:]
+    """Begin with a capital and leave the rest; a column's name, such as ``val_loss``, stays as it is."""
+    return text if "_" in text.partition(" ")[0] else text[:1].upper() + text[1:]
 
 
 def padded(values: Sequence[float]) -> list[float]:

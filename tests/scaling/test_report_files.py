@@ -11,6 +11,7 @@ import pytest
 
 from mimcore import artifacts
 from mimcore.scaling.fit import fit
+from mimcore.scaling.layers import capital
 from mimcore.scaling.report import report
 from mimcore.scaling.table import read_results, runs_of, write_results
 
@@ -186,3 +187,12 @@ def test_phases_and_imported_runs_stand_apart(whole_study, tmp_path):
     assert {point["run"] for point in drawn} == {"elsewhere-s0", "elsewhere-s1"}
     assert "Validation loss (pix after mae short)" in text
     assert "elsewhere-s0" not in text[: text.index("<script")]
+
+
+def test_a_title_leaves_the_name_of_a_column() -> None:
+    assert [capital(text) for text in ("fall of the loss", "val_loss at 2M", "top1", "")] == [
+        "Fall of the loss",
+        "val_loss at 2M",
+        "Top1",
+        "",
+    ]
