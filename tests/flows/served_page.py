@@ -22,6 +22,8 @@ import yaml
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: No proxy of this machine stands between a test and its own server.
 OPEN = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+#: Seconds that a server may say that it is busy.
+BUSY = 120
 
 STUDY: dict[str, Any] = {
     "pools": {"digits": {"format": "digits", "images": 200, "image_size": 32, "val_images": 40}},
@@ -157,16 +159,20 @@ class Page:
         return f"http://127.0.0.1:{self.port}"
 
     def ask(self, path: str, body: Any = None) -> tuple[int, Any]:
-        """The status and the JSON that the API answers with."""
+        """The status and the JSON that the API answers with; one that is busy (503) is asked again, as Prefect's client does."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             f"{self.address}/api{path}", data=data, headers={"Content-Type": "application/json"}
         )
-        try:
-            with OPEN(request, timeout=60) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
+        until = time.monotonic() + BUSY
+        while True:
+            try:
+                with OPEN(request, timeout=60) as answer:
+                    return answer.status, json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > until:
+                    return error.code, json.load(error)
+            time.sleep(1)
 
     def deployment(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.ask(f"/deployments/name/{name}")[1]
