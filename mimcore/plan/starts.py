@@ -87,7 +87,7 @@ def _lock(stages: int) -> str:
 def lock_lines(stages: Collection[str], lock: Path) -> float:
     """Lines that ``dvc.lock`` has while ``stages`` run, on the average: those of now, and half of those that they will add.
 
-    A stage that is not in it is taken to add as many as the others have; of a new lock FILLER_LINES are.
+    A stage that is not in it is taken to add as many as the others have, and to a new lock ``FILLER_LINES``.
     """
     text = lock.read_text(encoding="utf-8").splitlines() if lock.is_file() else []
     there = {line.strip().rstrip(":").strip("'") for line in text if line.startswith("  ") and line[2] != " "}

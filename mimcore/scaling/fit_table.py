@@ -83,10 +83,10 @@ def fit_table(
     saturated = table_outlook.saturation(fit, gain)
     if gain is not None and (gain <= 0 or saturated is None):
         raise UserError(
-            "--gain is what doubling the images must gain, above 0."
+            f"--gain is {gain:g}, and doubling the images must gain more than 0 to be worth it; give a number in the metric's unit."
             if gain <= 0
             else f"--gain is of doubling the images, and the law '{law_name}' is not in unique_images, or in more than model and length "
-            "beside."
+            "beside; leave it out, or name another --law, such as repetition."
         )
     flops = train.columns[FLOPS] if mapping is None or FLOPS in meaning.variables else None
     divided = table_outlook.budgets(fit, flops)

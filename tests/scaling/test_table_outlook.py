@@ -224,7 +224,7 @@ def test_rows_of_a_covariate_are_no_evidence_of_the_best_without_it(tmp_path):
 @pytest.mark.parametrize(
     ("law", "gain", "change", "sentence"),
     [
-        ("joint", 0.0, {}, "--gain is what doubling the images must gain, above 0."),
+        ("joint", 0.0, {}, "--gain is 0, and doubling the images must gain more than 0"),
         ("chinchilla", 0.1, {}, "--gain is of doubling the images, and the law 'chinchilla' is not in unique_images"),
         (
             "joint",
